@@ -1,0 +1,22 @@
+#ifndef LAUNCH_MPIRUN_H
+#define LAUNCH_MPIRUN_H
+
+#include "base/status.h"
+
+/** Is this process a rank already (started by mpirun or srun)? By the launcher's environment:
+ *  OMPI_COMM_WORLD_SIZE, PMIX_RANK, PMI_RANK. */
+int launch_inside_mpi(void);
+
+/**
+ * The argument vector of mpirun for `program args...` with one coordinator and n_workers workers:
+ * binding, oversubscription when the host has fewer processors than ranks, keepalive of the launcher, root permission in
+ * containers, variables to pass on. User's own settings (OMPI_MCA_*, --mpirun-args) win. Inside a
+ * Slurm allocation hosts come from Slurm.
+ *
+ * @param out_argv  NULL-terminated, cvy_free() the block (texts included).
+ * @return CVY_ERR_UNAVAILABLE when no mpirun is in PATH, naming Debian's package.
+ */
+cvy_status launch_mpirun_argv(const char *program, char *const *args, int n_workers,
+                              char ***out_argv);
+
+#endif
