@@ -1,0 +1,23 @@
+#ifndef CVY_COMPILER_H
+#define CVY_COMPILER_H
+
+/* The only home of compiler extensions; every macro is empty or plain C11 on a compiler without. */
+
+#if defined(__GNUC__)
+#define CVY_PRINTF(format_idx, args_idx) __attribute__((format(printf, format_idx, args_idx)))
+#define CVY_NORETURN __attribute__((noreturn))
+#define CVY_NODISCARD __attribute__((warn_unused_result))
+#define CVY_LIKELY(x) __builtin_expect(!!(x), 1)
+#define CVY_UNLIKELY(x) __builtin_expect(!!(x), 0)
+#else
+#define CVY_PRINTF(format_idx, args_idx)
+#define CVY_NORETURN
+#define CVY_NODISCARD
+#define CVY_LIKELY(x) (x)
+#define CVY_UNLIKELY(x) (x)
+#endif
+
+/** Bytes to which every tensor and flat buffer is aligned: a cache line, and an AVX-512 vector. */
+#define CVY_ALIGN_BYTES 64
+
+#endif
