@@ -17,6 +17,15 @@
 #define CVY_UNLIKELY(x) (x)
 #endif
 
+/** Tells the processor that this is a loop that waits for another thread's store. */
+#if defined(__GNUC__) && (defined(__x86_64__) || defined(__i386__))
+#define CVY_CPU_RELAX() __builtin_ia32_pause()
+#elif defined(__GNUC__) && defined(__aarch64__)
+#define CVY_CPU_RELAX() __asm__ volatile("yield")
+#else
+#define CVY_CPU_RELAX() ((void)0)
+#endif
+
 /** Bytes to which every tensor and flat buffer is aligned: a cache line, and an AVX-512 vector. */
 #define CVY_ALIGN_BYTES 64
 

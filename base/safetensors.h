@@ -11,12 +11,16 @@
  * Format: huggingface/safetensors README. Neutral between nn (which knows what the tensors mean)
  * and coordinator (which only needs to know that a file is whole), hence in base.
  *
- * Written files carry, in `__metadata__`, "format": "pt" and "xxh3.NAME": hex of every tensor, so
- * that one flipped bit is found and named; files by others, without these, are read too.
+ * Written files carry, in `__metadata__`, "format": "pt", "xxh3.NAME": hex of every tensor, and
+ * "xxh3": hex of the length and header themselves (with these digits as zeros), so that one flipped
+ * bit anywhere is found, and named where it is in a tensor. Files by others, without these, are
+ * read too. The first tensor begins at a multiple of 64.
  *
- * Reading trusts nothing: header at most 16 MiB and inside the file before anything is allocated,
- * names UTF-8 without NUL, newline or "..", unique, ranks <= 8, products checked, offsets ascending
- * without holes or overlap up to the end of the file. Memory stays below twice the file's size.
+ * Reading trusts nothing: header at most 16 MiB and inside the file before anything is allocated
+ * for it, names UTF-8 of 1 to 512 bytes without control characters or "..", unique, ranks <= 8,
+ * dims >= 1, products checked, offsets aligned and ascending without holes or overlap up to the end
+ * of the file. A header whose tree could outgrow the file (by more than 16 MiB) is refused before
+ * it is built, so memory stays below twice the file's size for all but small files.
  */
 typedef enum cvy_dtype { CVY_F32, CVY_F64, CVY_F16, CVY_BF16, CVY_I64, CVY_I32, CVY_U8 } cvy_dtype;
 size_t cvy_dtype_bytes(cvy_dtype dtype);
@@ -42,7 +46,9 @@ typedef struct cvy_tensor_meta {
 
 /**
  * Write a new file (cvy_file_writer: exclusive create, fsync). Entries are stored in the order
- * given. Gives the file's length and XXH3. Failures are logged.
+ * given, so larger dtypes come first; what could not be read back is CVY_ERR_INVALID_ARG. meta has
+ * other keys than "format" and "xxh3...". Gives the file's length and XXH3 (each may be NULL).
+ * Failures are logged.
  */
 cvy_status cvy_safetensors_write(const char *path, const cvy_tensor_entry *entries, int n_entries,
                                  const cvy_tensor_meta *meta, int n_meta, uint64_t *out_size_bytes,
