@@ -80,6 +80,8 @@ typedef struct comm_hello {
     int64_t n_trainable;           /* parameters */
     int64_t arena_bytes;
     int64_t multiply_adds;         /* forward, one image */
+    uint64_t train_identity;       /* of the datasets it sees; 0: not opened */
+    uint64_t val_identity;
 } comm_hello;
 
 typedef struct comm_heartbeat {

@@ -18,21 +18,21 @@
  * checkpoints are never touched. Used by one process at a time (the run folder is locked).
  */
 typedef struct coordinator_state {
-    int64_t step;              /* steps done */
-    int64_t position;          /* step x global batch: place in the endless sequence of samples */
-    double epoch;              /* position / records per epoch */
-    int64_t n_skipped;         /* updates skipped so far */
+    int64_t step;      /* steps done */
+    int64_t position;  /* step x global batch: place in the endless sequence of samples */
+    double epoch;      /* position / records per epoch */
+    int64_t n_skipped; /* updates skipped so far */
     int64_t seed;
     int64_t replicas, minibatch, n_records;
-    uint64_t job_digest;       /* cvy_job_digest */
-    uint64_t data_identity;    /* dataset_info.identity of the training set */
-    uint64_t model_bytes, model_hash;          /* XXH3 of the file */
+    uint64_t job_digest;              /* cvy_job_digest */
+    uint64_t data_identity;           /* dataset_info.identity of the training set */
+    uint64_t model_bytes, model_hash; /* XXH3 of the file */
     uint64_t optimizer_bytes, optimizer_hash;
     char arch[64];
     int n_classes;
-    char device[16];           /* backend that made it: bits are promised for the same one */
-    char version[32];          /* of convoy */
-    char written_at[32];       /* wall clock, for people */
+    char device[16];     /* backend that made it: bits are promised for the same one */
+    char version[32];    /* of convoy */
+    char written_at[32]; /* wall clock, for people */
 } coordinator_state;
 
 typedef struct coordinator_checkpoints coordinator_checkpoints;

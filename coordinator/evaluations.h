@@ -7,15 +7,16 @@
 #include <stdint.h>
 
 /**
- * One evaluation: results of single records in, exact figures out. Workers send their results in any
- * order; each record is stored at its own place, so sums run in record order and the figures and
- * the JSON are the same bytes at any number of workers. A record that came twice or never is an
+ * One evaluation: results of single records in, exact figures out. Workers send their results in
+ * any order; each record is stored at its own place, so sums run in record order and the figures
+ * and the JSON are the same bytes at any number of workers. A record that came twice or never is an
  * error of convoy and is reported as such.
  *
- * Written as RUN/eval/step-00001200-val.json: step, records, bad records, loss, top-1, top-5, counts,
- * per class (name, n, precision, recall, F1), confusion matrix, calibration (15 bins of confidence:
- * count, mean confidence, accuracy; expected calibration error, Guo et al. 2017), hardest records
- * (index, key, label, predicted, confidence, loss). No times and no worker counts in it.
+ * Written as RUN/eval/step-00001200-val.json: step, records, bad records, loss, top-1, top-5,
+ * counts, per class (name, n, precision, recall, F1), confusion matrix, calibration (15 bins of
+ * confidence: count, mean confidence, accuracy; expected calibration error, Guo et al. 2017),
+ * hardest records (index, key, label, predicted, confidence, loss). No times and no worker counts
+ * in it.
  */
 typedef struct coordinator_evaluation coordinator_evaluation;
 

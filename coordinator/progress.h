@@ -9,7 +9,8 @@
 /**
  * What people see while a job runs, on stderr: on a terminal one live line,
  *
- *     epoch 3/10 [=====>    ] 41 %  step 1234/3900  loss 0.412  top-1 85.1 %  1,240 images/s  2:31 left  slowest 2 (node7) +12 %
+ *     epoch 3/10 [=====>    ] 41 %  step 1234/3900  loss 0.412  top-1 85.1 %  1,240 images/s  2:31
+ * left  slowest 2 (node7) +12 %
  *
  * rewritten at most 5 times a second and cut to the width; log lines scroll above it. Otherwise a
  * plain log line per interval (10 s at first, then every minute, and at each epoch's end).

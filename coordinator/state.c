@@ -6,6 +6,7 @@
 #include <jansson.h>
 #include <math.h>
 #include <stddef.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define FORMAT_NAME    "convoy-checkpoint"
@@ -14,7 +15,14 @@
 /* Sorted keys and 17 digits: equal documents have equal bytes. */
 #define DUMP_FLAGS ((size_t)(JSON_SORT_KEYS | JSON_INDENT(2) | JSON_REAL_PRECISION(17)))
 
-typedef enum field_kind { FIELD_INTEGER, FIELD_LENGTH, FIELD_HASH, FIELD_REAL, FIELD_INT, FIELD_TEXT } field_kind;
+typedef enum field_kind {
+    FIELD_INTEGER,
+    FIELD_LENGTH,
+    FIELD_HASH,
+    FIELD_REAL,
+    FIELD_INT,
+    FIELD_TEXT
+} field_kind;
 
 typedef struct field {
     const char *key;
@@ -23,7 +31,10 @@ typedef struct field {
 } field;
 
 #define FIELD(kind, member)                                                                        \
-    {#member, kind, offsetof(coordinator_state, member), sizeof(((coordinator_state *)0)->member)}
+    {                                                                                              \
+#member, kind, offsetof(coordinator_state, member),                                        \
+            sizeof(((coordinator_state *)0)->member)                                               \
+    }
 
 /* The one list of what state.json holds besides format, version and self_hash. */
 static const field field_table[] = {
@@ -154,8 +165,8 @@ cvy_status coordinator_state_check(const coordinator_state *state, cvy_reason *r
     for (size_t i = 0; i < sizeof ranges / sizeof ranges[0]; i++) {
         if (ranges[i].value < ranges[i].min || ranges[i].value > ranges[i].max) {
             return cvy_because(reason, CVY_ERR_BAD_DATA, "%s %lld is outside %lld .. %lld",
-                               ranges[i].key, (long long)ranges[i].value,
-                               (long long)ranges[i].min, (long long)ranges[i].max);
+                               ranges[i].key, (long long)ranges[i].value, (long long)ranges[i].min,
+                               (long long)ranges[i].max);
         }
     }
     if (!isfinite(state->epoch) || state->epoch < 0.0 || state->epoch > 1e15) {
@@ -184,20 +195,116 @@ static json_t *make_document(const coordinator_state *state)
     return NULL;
 }
 
-/* Hash of a document as it would be written; 0: no memory. */
-static int hash_document(const json_t *document, char out[17])
+/* The text that a document is written as; NULL: no memory. */
+static char *dump(const json_t *document)
 {
     char *text = json_dumps(document, DUMP_FLAGS);
+    char *copy = text != NULL ? cvy_text_format("%s\n", text) : NULL;
+
+    free(text); /* jansson's own, by its default allocator */
+    return copy;
+}
+
+/* Hash of a document without its self_hash; 0: no memory. */
+static int hash_document(const json_t *document, char out[17])
+{
+    char *text = dump(document);
 
     if (text == NULL) return 0;
     cvy_hash_text(cvy_hash64(text, strlen(text)), out);
-    json_object_free_text:
-    (void)0;
-    {
-        json_malloc_t allocate = NULL;
-        json_free_t release = NULL;
-        json_get_alloc_funcs(&allocate, &release);
-        release(text);
+    cvy_free(text);
+    return 1;
+}
+
+cvy_status coordinator_state_to_text(const coordinator_state *state, char **out)
+{
+    cvy_reason reason;
+    char hash[17];
+
+    *out = NULL;
+    if (coordinator_state_check(state, &reason) != CVY_OK)
+        return CVY_FAIL(CVY_ERR_INTERNAL, "state of a checkpoint: %s", reason.text);
+    json_t *document = make_document(state);
+    if (document != NULL && hash_document(document, hash) &&
+        json_object_set_new(document, "self_hash", json_string(hash)) == 0) {
+        *out = dump(document);
+    }
+    json_decref(document);
+    return *out != NULL ? CVY_OK : CVY_FAIL(CVY_ERR_NO_MEMORY, "text of a checkpoint's state");
+}
+
+static cvy_status check_format(const json_t *document, cvy_reason *reason)
+{
+    const char *format = json_string_value(json_object_get(document, "format"));
+    const json_t *version = json_object_get(document, "version");
+
+    if (format == NULL || strcmp(format, FORMAT_NAME) != 0)
+        return cvy_because(reason, CVY_ERR_BAD_DATA, "no \"format\": \"%s\" in it", FORMAT_NAME);
+    if (!json_is_integer(version))
+        return cvy_because(reason, CVY_ERR_BAD_DATA, "its version is no integer");
+    if (json_integer_value(version) > FORMAT_VERSION) {
+        return cvy_because(reason, CVY_ERR_BAD_DATA,
+                           "format version %lld, this convoy reads up to %d: use a newer one",
+                           (long long)json_integer_value(version), FORMAT_VERSION);
+    }
+    return CVY_OK;
+}
+
+/* Take all fields of a document that was parsed from text. */
+static cvy_status read_document(const json_t *document, coordinator_state *out, cvy_reason *reason)
+{
+    CVY_RETURN_IF_ERR(check_format(document, reason));
+    for (size_t i = 0; i < N_FIELDS; i++) {
+        const field *f = &field_table[i];
+        const json_t *value = json_object_get(document, f->key);
+        if (value == NULL) return cvy_because(reason, CVY_ERR_BAD_DATA, "it has no \"%s\"", f->key);
+        if (!field_from_json(f, value, out))
+            return cvy_because(reason, CVY_ERR_BAD_DATA, "\"%s\" has another type or does not fit",
+                               f->key);
+    }
+    return coordinator_state_check(out, reason);
+}
+
+cvy_status coordinator_state_from_text(const char *text, size_t size_bytes, coordinator_state *out,
+                                       cvy_reason *reason)
+{
+    json_error_t error;
+    coordinator_state state = {.step = 0};
+    char *again = NULL;
+    cvy_status status = CVY_OK;
+
+    if (size_bytes > COORDINATOR_STATE_LIMIT_BYTES) {
+        return cvy_because(reason, CVY_ERR_BAD_DATA, "%zu bytes, more than any state has",
+                           size_bytes);
+    }
+    json_t *document = json_loadb(text, size_bytes, JSON_REJECT_DUPLICATES, &error);
+    if (document == NULL || !json_is_object(document)) {
+        json_decref(document);
+        return cvy_because(reason, CVY_ERR_BAD_DATA, "no JSON object: line %d: %s", error.line,
+                           error.text);
+    }
+    CVY_GOTO_IF_ERR(done, status, read_document(document, &state, reason));
+    CVY_GOTO_IF_ERR(done, status, coordinator_state_to_text(&state, &again));
+    if (strlen(again) != size_bytes || memcmp(again, text, size_bytes) != 0) {
+        status = cvy_because(reason, CVY_ERR_BAD_DATA, "its text does not match its self_hash");
+        goto done;
+    }
+    *out = state;
+
+done:
+    cvy_free(again);
+    json_decref(document);
+    return status;
+}
+
+int coordinator_state_equal(const coordinator_state *a, const coordinator_state *b)
+{
+    for (size_t i = 0; i < N_FIELDS; i++) {
+        const field *f = &field_table[i];
+        const char *at = (const char *)a + f->offset, *bt = (const char *)b + f->offset;
+        const int differ = f->kind == FIELD_TEXT ? strcmp(at, bt) != 0
+                                                 : memcmp(at, bt, f->size_bytes) != 0;
+        if (differ) return 0;
     }
     return 1;
 }

@@ -7,8 +7,8 @@
 
 /** state.json of a checkpoint: its text and back. */
 
-#define COORDINATOR_STATE_FILE "state.json"
-#define COORDINATOR_MODEL_FILE "model.safetensors"
+#define COORDINATOR_STATE_FILE     "state.json"
+#define COORDINATOR_MODEL_FILE     "model.safetensors"
 #define COORDINATOR_OPTIMIZER_FILE "optimizer.safetensors"
 
 /** More than any state.json has: refused before anything is allocated for it. */
@@ -30,8 +30,8 @@ cvy_status coordinator_state_to_text(const coordinator_state *state, char **out)
  * Read such a text. Beyond the self-hash the text must be byte for byte what to_text() writes, so a
  * flipped bit is found even where it would not change the meaning ("1e5", "1E5"). Quiet.
  *
- * @return CVY_ERR_BAD_DATA with a reason: no JSON, another format, a newer version, a member that is
- *         missing or of another type, a wrong hash, an absurd value.
+ * @return CVY_ERR_BAD_DATA with a reason: no JSON, another format, a newer version, a member that
+ * is missing or of another type, a wrong hash, an absurd value.
  */
 cvy_status coordinator_state_from_text(const char *text, size_t size_bytes, coordinator_state *out,
                                        cvy_reason *reason);

@@ -7,24 +7,27 @@
  * Run a job to its end outside MPI: start it (mpirun, or this program itself for one process),
  * pass stop signals on, and start it again from the newest checkpoint when it dies.
  *
- * - SIGTERM, SIGINT and SIGUSR1 are passed on as SIGUSR1 to mpirun (which hands it to every rank) or
- *   to the child; a second one escalates: SIGTERM, then SIGKILL after 2 s. The child runs in a
+ * - SIGTERM, SIGINT and SIGUSR1 are passed on as SIGUSR1 to mpirun (which hands it to every rank)
+ * or to the child; a second one escalates: SIGTERM, then SIGKILL after 2 s. The child runs in a
  *   process group of its own, so that a terminal's ^C reaches the supervisor alone.
- * - How a launch ended is told by its outcome file (launch/outcome.h) and exit status: finished -> 0;
- *   stopped on request -> 75, not restarted; a status that a restart cannot cure (64, 65, 66, 69, 70,
- *   71, 73, 76, 77, 78) -> that; everything else (a signal, 75, 74, mpirun's own codes) -> restart
- *   from the newest checkpoint.
- * - Three restarts in a row without a newer checkpoint or a later step end in 70, with one line a death: attempt, exit
- *   status, last step.
+ * - How a launch ended is told by its outcome file (launch/outcome.h) and exit status: finished ->
+ * 0; stopped on request -> 75, not restarted; a status that a restart cannot cure (64, 65, 66, 69,
+ * 70, 71, 73, 76, 77, 78) -> that; everything else (a signal, 75, 74, mpirun's own codes) ->
+ * restart from the newest checkpoint.
+ * - After max_restarts restarts in a row without a newer checkpoint: 70, with one line a death:
+ *   attempt, how it ended, newest step.
  * - When all ranks that are children of mpirun have gone while mpirun lingers for more than 1 s, or
  *   some rank has died and others are still there 10 s later, the whole tree is killed.
- * - At its own death (SIGKILL) nothing is left behind: the child has PR_SET_PDEATHSIG SIGTERM.
+ * - At its own death (SIGKILL) nothing is left behind: the child has PR_SET_PDEATHSIG SIGTERM, and
+ *   a rank whose coordinator or launcher is gone leaves.
  */
 typedef struct launch_supervise_options {
-    char *const *argv;      /* of convoy, as the user typed it: argv[0] is replaced by /proc/self/exe */
-    int workers;            /* 0: one process, no MPI */
-    const char *run_folder; /* for progress; NULL: none */
-    int max_restarts;       /* without progress; 3 */
+    int argc; /* of the subcommand, its name first, as the user typed it */
+    char *const *argv;
+    int workers;             /* 0: one process, no MPI */
+    const char *mpirun_args; /* the user's own words for mpirun; NULL: none */
+    const char *run_folder;  /* its checkpoints tell of progress; NULL: none, no restarts */
+    int max_restarts;        /* without progress; 3 */
 } launch_supervise_options;
 
 /** Returns the exit code for the process. */

@@ -51,7 +51,7 @@ void nn_graph_set_logits(nn_graph *graph, nn_value value);
 /** The first failure, or CVY_OK; builds the parameter table. Call once after the last layer. */
 cvy_status nn_graph_finish(nn_graph *graph);
 
-/* After nn_graph_finish: */
+/* After nn_graph_finish (the layers added so far may be looked at before it): */
 const nn_params *nn_graph_params(const nn_graph *graph);
 nn_value nn_graph_logits(const nn_graph *graph); /* (n, classes) */
 int nn_graph_n_layers(const nn_graph *graph);

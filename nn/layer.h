@@ -19,8 +19,9 @@
 #define NN_LAYER_MAX_PARAMS 8
 #define NN_LAYER_MAX_INPUTS 16
 
-/** What backward reads besides dy; what is not needed may be overwritten after forward. */
-enum { NN_NEEDS_X = 1, NN_NEEDS_Y = 2 };
+/** What backward reads besides dy; what is not needed may be overwritten after forward. NN_NEEDS_DX:
+ *  it must be given a place for dx[0] even where nobody reads it. */
+enum { NN_NEEDS_X = 1, NN_NEEDS_Y = 2, NN_NEEDS_DX = 4 };
 
 /** Filled when the net is shaped. */
 typedef struct nn_layer_plan {

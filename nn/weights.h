@@ -21,7 +21,8 @@ cvy_status nn_weights_save(const char *path, const nn_params *params, const floa
  * Fill the flat buffer from a file. Every parameter must be there with its shape and in a float
  * dtype (F16, BF16 and F64 are converted), and nothing else but *.num_batches_tracked; else
  * CVY_ERR_BAD_DATA, one logged line that lists up to 10 missing, extra and reshaped tensors.
- * Non-finite values are CVY_ERR_NUMERIC unless allow_nonfinite.
+ * Non-finite values are CVY_ERR_NUMERIC unless allow_nonfinite. On failure out_weights is
+ * unspecified.
  */
 cvy_status nn_weights_load(const cvy_safetensors *file, const char *path, const nn_params *params,
                            int allow_nonfinite, float *out_weights);

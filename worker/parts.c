@@ -2,6 +2,8 @@
 
 #include "base/alloc.h"
 #include "base/config.h"
+#include "base/file.h"
+#include "base/log.h"
 #include "nn/model.h"
 
 #include <math.h>
@@ -10,9 +12,10 @@
 /* The datasets must agree with each other and with the job: one line each that names both sides. */
 static cvy_status check_classes(const cvy_job *job, worker_parts *parts, cvy_node *model)
 {
-    const dataset_info *train =
-        parts->train_store != NULL ? dataset_store_info(parts->train_store) : NULL;
-    const dataset_info *val = parts->val_store != NULL ? dataset_store_info(parts->val_store) : NULL;
+    const dataset_info *train = parts->train_store != NULL ? dataset_store_info(parts->train_store)
+                                                           : NULL;
+    const dataset_info *val = parts->val_store != NULL ? dataset_store_info(parts->val_store)
+                                                       : NULL;
     const int n_train = train != NULL ? train->n_classes : 0;
     const int n_val = val != NULL ? val->n_classes : 0;
     const int n_data = n_train > n_val ? n_train : n_val;
@@ -47,51 +50,87 @@ static cvy_status check_classes(const cvy_job *job, worker_parts *parts, cvy_nod
     return CVY_OK;
 }
 
-static cvy_status open_data(const cvy_job *job, const worker_parts_options *options,
+/* The training set alone says how to normalise, for validation too. An evaluation needs it for that
+ * only, and does without when it has gone. */
+static cvy_status open_train(const cvy_job *job, const dataset_store_options *store_options,
+                             int is_evaluation, worker_parts *parts)
+{
+    const cvy_job_data *train = &job->data.train;
+
+    if (is_evaluation && !cvy_file_exists(train->path)) {
+        if (!store_options->is_quiet && job->data.mean.n == 0)
+            cvy_log_warn("%s is not there: normalising by the validation set's own statistics",
+                         train->path);
+        return CVY_OK;
+    }
+    CVY_RETURN_IF_ERR(dataset_store_open(train->path, store_options, &parts->train_store));
+    parts->n_train = dataset_store_info(parts->train_store)->n_records;
+    return dataset_pipeline_create(train->augment, &job->data,
+                                   dataset_store_info(parts->train_store), &parts->train_pipeline);
+}
+
+static cvy_status set_list(cvy_node *root, const char *key, int n, const double *value)
+{
+    char text[64 + 32 * CVY_CONFIG_LIST_MAX];
+    int at = snprintf(text, sizeof text, "data.%s=[", key);
+
+    for (int i = 0; i < n; i++)
+        at += snprintf(text + at, sizeof text - (size_t)at, "%s%.17g", i > 0 ? ", " : "", value[i]);
+    snprintf(text + at, sizeof text - (size_t)at, "]");
+    return cvy_node_set(root, text);
+}
+
+/* How values are normalised becomes part of the resolved job, so that weights can be used later
+ * without the dataset. */
+static cvy_status settle_statistics(cvy_node *root, const worker_parts *parts, cvy_job_input *input)
+{
+    const dataset_pipeline *from = parts->train_pipeline;
+    const double *mean = NULL, *deviation = NULL;
+    int64_t c = 0, h = 0, w = 0;
+
+    if (from == NULL) return CVY_OK;
+    dataset_pipeline_shape(from, &c, &h, &w);
+    dataset_pipeline_stats(from, &mean, &deviation);
+    const int n = c < CVY_CONFIG_LIST_MAX ? (int)c : CVY_CONFIG_LIST_MAX;
+    const int is_settled = input->mean.n > 0 && input->deviation.n > 0;
+    input->mean.n = input->deviation.n = n;
+    for (int i = 0; i < n; i++) {
+        input->mean.value[i] = mean[i];
+        input->deviation.value[i] = deviation[i];
+    }
+    if (is_settled) return CVY_OK;
+    CVY_RETURN_IF_ERR(set_list(root, "mean", n, mean));
+    return set_list(root, "deviation", n, deviation);
+}
+
+static cvy_status open_data(cvy_node *root, const cvy_job *job, const worker_parts_options *options,
                             worker_parts *parts)
 {
     const dataset_store_options store_options = {.allow_network_fs = job->data.allow_network_fs,
                                                  .is_quiet = options->is_quiet};
+    cvy_job_input input = job->data;
 
-    if (!options->is_evaluation) {
-        CVY_RETURN_IF_ERR(
-            dataset_store_open(job->data.train.path, &store_options, &parts->train_store));
-        parts->n_train = dataset_store_info(parts->train_store)->n_records;
-        CVY_RETURN_IF_ERR(dataset_pipeline_create(job->data.train.augment, &job->data,
-                                                  dataset_store_info(parts->train_store),
-                                                  &parts->train_pipeline));
-    }
+    CVY_RETURN_IF_ERR(open_train(job, &store_options, options->is_evaluation, parts));
+    CVY_RETURN_IF_ERR(settle_statistics(root, parts, &input));
     if (job->data.val.path == NULL) {
         if (!options->is_evaluation) return CVY_OK;
-        return CVY_FAIL(CVY_ERR_CONFIG, "the job has no data.val.path: there is nothing to evaluate");
+        return CVY_FAIL(CVY_ERR_CONFIG,
+                        "the job has no data.val.path: there is nothing to evaluate");
     }
     CVY_RETURN_IF_ERR(dataset_store_open(job->data.val.path, &store_options, &parts->val_store));
     parts->n_val = dataset_store_info(parts->val_store)->n_records;
-
-    /* Both pipelines must normalise alike: the training set's statistics count for both. */
-    cvy_job_input input = job->data;
-    if (parts->train_pipeline != NULL) {
-        const double *mean = NULL, *deviation = NULL;
-        int64_t c = 0, h = 0, w = 0;
-        dataset_pipeline_shape(parts->train_pipeline, &c, &h, &w);
-        dataset_pipeline_stats(parts->train_pipeline, &mean, &deviation);
-        input.mean.n = input.deviation.n = (int)c;
-        for (int i = 0; i < (int)c; i++) {
-            input.mean.value[i] = mean[i];
-            input.deviation.value[i] = deviation[i];
-        }
-    }
     return dataset_pipeline_create(job->data.val.augment, &input,
                                    dataset_store_info(parts->val_store), &parts->val_pipeline);
 }
 
-static cvy_status build_graphs(cvy_node *root, const cvy_job *job, worker_parts *parts)
+static cvy_status build_graphs(cvy_node *root, const cvy_job *job, int is_evaluation,
+                               worker_parts *parts)
 {
     cvy_node *model = cvy_config_section(cvy_node_find(root, "model"));
     int64_t dim[3] = {0, 0, 0};
 
     CVY_RETURN_IF_ERR(check_classes(job, parts, model));
-    if (parts->train_pipeline != NULL) {
+    if (parts->train_pipeline != NULL && !is_evaluation) {
         dataset_pipeline_shape(parts->train_pipeline, &dim[0], &dim[1], &dim[2]);
         const nn_shape image = nn_shape_of(3, dim);
         CVY_RETURN_IF_ERR(nn_model_build(model, job->minibatch, &image, &parts->train_graph));
@@ -99,22 +138,22 @@ static cvy_status build_graphs(cvy_node *root, const cvy_job *job, worker_parts 
     if (parts->val_pipeline != NULL) {
         int64_t val_dim[3] = {0, 0, 0};
         dataset_pipeline_shape(parts->val_pipeline, &val_dim[0], &val_dim[1], &val_dim[2]);
-        if (parts->train_pipeline != NULL && dim[0] != val_dim[0]) {
+        if (parts->train_graph != NULL && dim[0] != val_dim[0]) {
             return CVY_FAIL(CVY_ERR_CONFIG, "%s has %lld channels and %s has %lld",
                             job->data.train.path, (long long)dim[0], job->data.val.path,
                             (long long)val_dim[0]);
         }
         const nn_shape image = nn_shape_of(3, val_dim);
-        const int64_t minibatch =
-            job->evaluate.minibatch > 0 ? job->evaluate.minibatch : job->minibatch;
+        const int64_t minibatch = job->evaluate.minibatch > 0 ? job->evaluate.minibatch
+                                                              : job->minibatch;
         CVY_RETURN_IF_ERR(nn_model_build(model, minibatch, &image, &parts->eval_graph));
         if (parts->train_graph != NULL && nn_graph_params(parts->eval_graph)->n_elems !=
                                               nn_graph_params(parts->train_graph)->n_elems) {
-            return CVY_FAIL(CVY_ERR_CONFIG,
-                            "the model has other parameters for images of %lld x %lld (training) "
-                            "and %lld x %lld (validation): give both the same size in data.*.augment",
-                            (long long)dim[1], (long long)dim[2], (long long)val_dim[1],
-                            (long long)val_dim[2]);
+            return CVY_FAIL(
+                CVY_ERR_CONFIG,
+                "the model has other parameters for images of %lld x %lld (training) "
+                "and %lld x %lld (validation): give both the same size in data.*.augment",
+                (long long)dim[1], (long long)dim[2], (long long)val_dim[1], (long long)val_dim[2]);
         }
     }
     return CVY_OK;
@@ -151,8 +190,8 @@ cvy_status worker_parts_create(cvy_node *root, const cvy_job *job,
     *out = NULL;
     parts = cvy_alloc_zero(1, sizeof *parts);
     if (parts == NULL) return CVY_FAIL(CVY_ERR_NO_MEMORY, "parts of job %s", job->name);
-    CVY_GOTO_IF_ERR(fail, status, open_data(job, options, parts));
-    CVY_GOTO_IF_ERR(fail, status, build_graphs(root, job, parts));
+    CVY_GOTO_IF_ERR(fail, status, open_data(root, job, options, parts));
+    CVY_GOTO_IF_ERR(fail, status, build_graphs(root, job, options->is_evaluation, parts));
     if (!options->is_evaluation) CVY_GOTO_IF_ERR(fail, status, plan_steps(root, job, parts));
     *out = parts;
     return CVY_OK;

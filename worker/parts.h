@@ -12,27 +12,27 @@
 #include <stdint.h>
 
 /**
- * What a job is made of, built from its tree: datasets, pipelines, nets, optimizer, schedule. Workers
- * make theirs to train with; rank 0 makes and drops them before the start, so that whatever is
- * wrong with a job is said once, by one rank, before any step.
+ * What a job is made of, built from its tree: datasets, pipelines, nets, optimizer, schedule.
+ * Workers make theirs to train with; rank 0 makes and drops them before the start, so that whatever
+ * is wrong with a job is said once, by one rank, before any step.
  */
 typedef struct worker_parts {
-    dataset_store *train_store, *val_store;     /* val NULL: the job has no validation set */
+    dataset_store *train_store, *val_store; /* val NULL: the job has no validation set */
     dataset_pipeline *train_pipeline, *val_pipeline;
-    nn_graph *train_graph;                      /* minibatch of the job */
-    nn_graph *eval_graph;                       /* minibatch of evaluations */
+    nn_graph *train_graph; /* minibatch of the job */
+    nn_graph *eval_graph;  /* minibatch of evaluations */
     nn_optimizer *optimizer;
     nn_schedule *schedule;
-    int64_t n_train, n_val;                     /* records */
+    int64_t n_train, n_val; /* records */
     int n_classes;
     int64_t global_batch;
-    int64_t steps_per_epoch;                    /* the partial last global batch is dropped */
+    int64_t steps_per_epoch; /* the partial last global batch is dropped */
     int64_t total_steps;
 } worker_parts;
 
 typedef struct worker_parts_options {
-    int is_quiet;        /* log nothing at info level */
-    int is_evaluation;   /* the validation set and eval_graph alone are needed */
+    int is_quiet;      /* log nothing at info level */
+    int is_evaluation; /* the validation set and eval_graph alone are needed */
 } worker_parts_options;
 
 /**

@@ -1,3 +1,4 @@
+#include "base/alloc.h"
 #include "base/clock.h"
 #include "base/fault.h"
 #include "base/hash.h"
@@ -5,7 +6,6 @@
 #include "worker/worker_internal.h"
 
 #include <math.h>
-#include <stdlib.h>
 
 /*
  * One step, as docs/architecture.md tells it: every carried replica forward and backward, ordered
@@ -14,7 +14,7 @@
  */
 
 /* What all workers must know of each other before the update; maxima over workers. */
-enum { FLAG_SKIP, FLAG_PAUSE, FLAG_STATUS, FLAG_HASH, FLAG_HASH_INVERSE, N_FLAGS };
+enum { FLAG_SKIP, FLAG_PAUSE, FLAG_HASH, FLAG_HASH_INVERSE, N_FLAGS };
 
 static int64_t nth_training(const void *arg, int64_t k, dataset_item *items)
 {
@@ -22,8 +22,8 @@ static int64_t nth_training(const void *arg, int64_t k, dataset_item *items)
     const int64_t step = plan->start_step + k / plan->n_replicas;
     const int64_t replica = plan->first_replica + k % plan->n_replicas;
     const int64_t epoch = step / plan->steps_per_epoch;
-    const int64_t first =
-        step % plan->steps_per_epoch * plan->global_batch + replica * plan->minibatch;
+    const int64_t first = step % plan->steps_per_epoch * plan->global_batch +
+                          replica * plan->minibatch;
 
     for (int64_t i = 0; i < plan->minibatch; i++) {
         items[i].epoch = epoch;
@@ -33,13 +33,17 @@ static int64_t nth_training(const void *arg, int64_t k, dataset_item *items)
     return plan->minibatch;
 }
 
+int worker_loader_threads(const worker *w)
+{
+    const int64_t n = w->job->data.loader_threads;
+    return n > 0 ? (int)n : w->backend->n_threads;
+}
+
 static cvy_status open_loader(worker *w)
 {
     const cvy_job *job = w->job;
-    const int n_threads =
-        job->data.loader_threads > 0 ? (int)job->data.loader_threads : w->backend->n_threads;
     const dataset_loader_options options = {.minibatch = job->minibatch,
-                                            .n_threads = n_threads,
+                                            .n_threads = worker_loader_threads(w),
                                             .read_ahead = (int)job->data.read_ahead,
                                             .seed = (uint64_t)job->seed,
                                             .substitute_bad = 1};
@@ -90,8 +94,7 @@ static cvy_status run_replica(worker *w, int64_t replica)
         grads[w->params->tail_offset + NN_TAIL_LOSS] = NAN;
     worker_enter(w, COMM_PHASE_BACKWARD);
     (void)cvy_fault_at("step.backward", w->step, NULL);
-    CVY_RETURN_IF_ERR(
-        nn_net_backward(w->train_net, &batch, w->weights, grads, on_ready, w));
+    CVY_RETURN_IF_ERR(nn_net_backward(w->train_net, &batch, w->weights, grads, on_ready, w));
     CVY_RETURN_IF_ERR(comm_reducer_ready(w->reducer, 0));
     before_s = now_s;
     now_s = cvy_clock_now_s();
@@ -145,13 +148,13 @@ static cvy_status name_drifted(worker *w, uint64_t mine)
     uint64_t *all = NULL;
 
     if (worker_is_lead(w)) {
-        all = malloc((size_t)n * sizeof *all);
+        all = cvy_alloc((size_t)n * sizeof *all);
         if (all == NULL) return CVY_FAIL(CVY_ERR_NO_MEMORY, "weights' hashes of %d workers", n);
     }
-    const cvy_status status =
-        comm_gather(w->workers, &mine, sizeof mine, 0, all, worker_step_deadline(w));
+    const cvy_status status = comm_gather(w->workers, &mine, sizeof mine, 0, all,
+                                          worker_step_deadline(w));
     if (status != CVY_OK || all == NULL) {
-        free(all);
+        cvy_free(all);
         return status != CVY_OK ? status : CVY_ERR_NUMERIC;
     }
     int n_best = 0;
@@ -171,7 +174,7 @@ static cvy_status name_drifted(worker *w, uint64_t mine)
                       n_best > n / 2 ? "the other workers'" : "another worker's, no majority",
                       (long long)w->step);
     }
-    free(all);
+    cvy_free(all);
     return CVY_ERR_NUMERIC;
 }
 
@@ -180,17 +183,31 @@ static int is_hash_step(const worker *w)
     return w->job->hash_every_steps > 0 && w->step % w->job->hash_every_steps == 0;
 }
 
+static uint64_t hash_weights(const worker *w)
+{
+    /* One bit less, so that its negative is a number too. */
+    return cvy_hash64(w->weights, (size_t)w->params->tail_offset * sizeof(float)) >> 1;
+}
+
+cvy_status worker_compare_weights(worker *w)
+{
+    const uint64_t mine = hash_weights(w);
+    int64_t extremes[2] = {(int64_t)mine, -(int64_t)mine};
+
+    CVY_RETURN_IF_ERR(comm_max_i64(w->workers, extremes, 2, worker_step_deadline(w)));
+    return extremes[0] == -extremes[1] ? CVY_OK : name_drifted(w, mine);
+}
+
 static cvy_status exchange_flags(worker *w, int is_skipped, int64_t flags[N_FLAGS])
 {
     uint64_t hash = 0;
 
     if (is_hash_step(w)) {
         if (cvy_fault_at("weights", w->step, NULL) == CVY_FAULT_FLIP) w->weights[0] += 1e-3f;
-        hash = cvy_hash64(w->weights, (size_t)w->params->tail_offset * sizeof(float)) >> 1;
+        hash = hash_weights(w);
     }
     flags[FLAG_SKIP] = is_skipped;
     flags[FLAG_PAUSE] = w->is_paused;
-    flags[FLAG_STATUS] = 0;
     flags[FLAG_HASH] = (int64_t)hash;
     flags[FLAG_HASH_INVERSE] = -(int64_t)hash;
     CVY_RETURN_IF_ERR(comm_max_i64(w->workers, flags, N_FLAGS, worker_step_deadline(w)));

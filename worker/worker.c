@@ -13,6 +13,8 @@
 #define COORDINATOR_FIRST_S 1.5
 /* After a signal: a step that takes longer than this will never end, because a peer is dead. */
 #define SIGNAL_GRACE_S 2.0
+/* After a signal: a coordinator that is silent for so long is dead. */
+#define COORDINATOR_DEAD_S 3.0
 
 int worker_is_lead(const worker *w)
 {
@@ -79,12 +81,17 @@ static cvy_status watch_signal(worker *w, double now_s)
         w->signal_at_s = now_s;
         CVY_RETURN_IF_ERR(COMM_SEND(w->world, 0, COMM_SIGNALLED, told));
     }
-    /* A launcher that ends a broken job signals the survivors: they must not wait for the dead. */
+    /* A launcher that ends a broken job signals the survivors: they must not wait for the dead. The
+     * coordinator speaks every second, unless it is busy with a disk. */
+    if (w->coordinator_phase != COMM_PHASE_SNAPSHOT &&
+        now_s - w->signal_at_s > COORDINATOR_DEAD_S && now_s - w->heard_at_s > COORDINATOR_DEAD_S) {
+        return CVY_ERR_PEER_LOST;
+    }
     double grace_s = 5 * w->slowest_step_s;
     if (grace_s < SIGNAL_GRACE_S) grace_s = SIGNAL_GRACE_S;
     const double since_s = w->progress_at_s > w->signal_at_s ? w->progress_at_s : w->signal_at_s;
-    const int is_waiting =
-        w->pulse.beat.phase == COMM_PHASE_REDUCE || w->pulse.beat.phase == COMM_PHASE_UPDATE;
+    const int is_waiting = w->pulse.beat.phase == COMM_PHASE_REDUCE ||
+                           w->pulse.beat.phase == COMM_PHASE_UPDATE;
     return is_waiting && now_s - since_s > grace_s ? CVY_ERR_PEER_LOST : CVY_OK;
 }
 
@@ -182,8 +189,7 @@ static cvy_status open_buffers(worker *w)
     const size_t size_bytes = (size_t)w->params->n_elems * sizeof(float);
 
     w->weights = w->backend->ops->alloc(w->backend, size_bytes);
-    if (w->weights == NULL)
-        return CVY_FAIL(CVY_ERR_NO_MEMORY, "weights: %zu bytes", size_bytes);
+    if (w->weights == NULL) return CVY_FAIL(CVY_ERR_NO_MEMORY, "weights: %zu bytes", size_bytes);
     CVY_RETURN_IF_ERR(w->backend->ops->fill(w->backend, w->params->n_elems, 0, w->weights));
     if (w->parts->optimizer == NULL) return CVY_OK;
 
@@ -221,6 +227,10 @@ static cvy_status say_hello(worker *w)
                         .arena_bytes = 0,
                         .multiply_adds = nn_graph_multiply_adds(graph)};
 
+    if (w->parts->train_store != NULL)
+        hello.train_identity = dataset_store_info(w->parts->train_store)->identity;
+    if (w->parts->val_store != NULL)
+        hello.val_identity = dataset_store_info(w->parts->val_store)->identity;
     if (w->train_net != NULL) hello.arena_bytes += (int64_t)nn_net_arena_bytes(w->train_net);
     if (w->eval_net != NULL) hello.arena_bytes += (int64_t)nn_net_arena_bytes(w->eval_net);
     snprintf(hello.host, sizeof hello.host, "%s", comm_host(w->world, comm_rank(w->world)));
@@ -307,8 +317,10 @@ static cvy_status give_up(worker *w, cvy_status why)
         comm_message message;
         int has = 0;
         if (comm_receive(w->world, &message, &has) != CVY_OK) break;
-        if (has) hear(w, &message);
-        else cvy_clock_sleep_s(1e-3);
+        if (has)
+            hear(w, &message);
+        else
+            cvy_clock_sleep_s(1e-3);
     }
     return w->is_stopped && w->stop_status != CVY_OK ? w->stop_status : why;
 }
@@ -358,12 +370,15 @@ cvy_status worker_run(const worker_options *options)
         worker_enter(w, COMM_PHASE_IDLE);
         status = serve(w);
     }
-    if (w->is_stopped) status = w->stop_status;
-    else if (status != CVY_OK && status != CVY_ERR_PEER_LOST) status = give_up(w, status);
+    if (w->is_stopped)
+        status = w->stop_status;
+    else if (status != CVY_OK && status != CVY_ERR_PEER_LOST)
+        status = give_up(w, status);
 
     /* After a lost peer the reduction may have open requests into these buffers: the process is
      * about to leave, so they stay. */
-    if (status == CVY_ERR_PEER_LOST || (status != CVY_OK && status != CVY_ERR_STOPPED)) return status;
+    if (status == CVY_ERR_PEER_LOST || (status != CVY_OK && status != CVY_ERR_STOPPED))
+        return status;
     comm_set_idle(w->workers, NULL, NULL);
     close_worker(w, 1);
     return status;

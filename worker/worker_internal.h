@@ -5,6 +5,7 @@
 #include "comm/reduce.h"
 #include "comm/watchdog.h"
 #include "dataset/loader.h"
+#include "dataset/sampler.h"
 #include "nn/backend.h"
 #include "nn/net.h"
 #include "worker/parts.h"
@@ -37,27 +38,27 @@ typedef struct worker {
     nn_net *train_net, *eval_net;
     const nn_params *params;
     comm_reducer *reducer;
-    dataset_loader *loader;           /* of training; NULL until the first TRAIN after a RESUME */
+    dataset_loader *loader; /* of training; NULL until the first TRAIN after a RESUME */
     worker_train_plan plan;
-    worker_snapshot *snapshot;        /* the lead worker's alone */
+    worker_snapshot *snapshot; /* the lead worker's alone */
 
-    float *weights;                   /* flat; running statistics and tail included */
+    float *weights;                        /* flat; running statistics and tail included */
     float *state[NN_OPTIMIZER_MAX_STATES]; /* own shards */
     int n_states;
     int64_t first_replica, n_replicas;
-    int64_t step;                     /* steps done */
+    int64_t step; /* steps done */
     int64_t n_skipped, n_skipped_in_row;
     worker_tally tally;
-    double first_step_s;              /* 0: none yet */
+    double first_step_s; /* 0: none yet */
     double slowest_step_s;
 
     comm_pulse pulse;
-    cvy_status stop_status;           /* of a STOP message; valid when is_stopped */
+    cvy_status stop_status; /* of a STOP message; valid when is_stopped */
     int is_stopped, is_paused, is_signal_told;
-    double signal_at_s;               /* 0: no signal yet */
-    double heard_at_s;                /* last word of the coordinator */
-    comm_phase coordinator_phase;     /* what it said it would be doing */
-    double progress_at_s;             /* last step or batch done, or command begun */
+    double signal_at_s;           /* 0: no signal yet */
+    double heard_at_s;            /* last word of the coordinator */
+    comm_phase coordinator_phase; /* what it said it would be doing */
+    double progress_at_s;         /* last step or batch done, or command begun */
 } worker;
 
 /** Beat, listen, watch the coordinator: called between layers and in every wait. Commands that need
@@ -73,6 +74,10 @@ cvy_status worker_tell_bad_records(worker *w, dataset_loader *loader, int is_val
 cvy_deadline worker_step_deadline(const worker *w);
 double worker_silence_s(const worker *w); /* configured or automatic step deadline */
 int worker_is_lead(const worker *w);
+int worker_loader_threads(const worker *w);
+/** Do all workers hold the same weights? CVY_ERR_NUMERIC, naming the minority, if not. Collective
+ *  over the workers. */
+cvy_status worker_compare_weights(worker *w);
 
 cvy_status worker_train(worker *w, const comm_train *command);
 cvy_status worker_evaluate(worker *w, const comm_evaluate *command);
@@ -80,7 +85,7 @@ cvy_status worker_evaluate(worker *w, const comm_evaluate *command);
 /** Background writer of checkpoints. */
 cvy_status worker_snapshot_create(const nn_params *params, int n_states,
                                   const char *const *state_names, worker_snapshot **out);
-void worker_snapshot_destroy(worker_snapshot **snapshot); /* waits for a write in progress */
+void worker_snapshot_destroy(worker_snapshot **snapshot);    /* waits for a write in progress */
 cvy_status worker_save(worker *w, const comm_save *command); /* collective over the workers */
 /** Send SAVED when the background write is done. */
 cvy_status worker_snapshot_attend(worker *w);

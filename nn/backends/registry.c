@@ -1,6 +1,7 @@
 #include "nn/backend.h"
 
 #include "base/config.h"
+#include "base/log.h"
 
 #include <string.h>
 
@@ -21,7 +22,7 @@ static const char *const backend_names[] = {
 #define X(name) #name,
     NN_BACKEND_LIST(X)
 #undef X
-    "auto",
+        "auto",
 };
 
 enum { N_BACKENDS = sizeof backend_table / sizeof backend_table[0] };
@@ -36,13 +37,16 @@ const nn_backend_ops *nn_backend_at(int idx)
     return idx >= 0 && idx < N_BACKENDS ? backend_table[idx] : NULL;
 }
 
-/* Take the best that the machine has; a backend whose device is missing is passed over. */
+/* Take the best that the machine has; a backend whose device is missing is passed over, and what it
+ * said of that is a warning as long as there is another. */
 static cvy_status open_best(const nn_backend_options *options, nn_backend **out)
 {
     cvy_status status = CVY_ERR_UNAVAILABLE;
 
     for (int i = N_BACKENDS - 1; i >= 0 && status == CVY_ERR_UNAVAILABLE; i--) {
+        if (i > 0) cvy_log_soften(1);
         status = backend_table[i]->open(options, out);
+        if (i > 0) cvy_log_soften(-1);
     }
     return status;
 }
@@ -59,10 +63,9 @@ cvy_status nn_backend_open(const char *name, const nn_backend_options *options, 
     }
 
     const char *nearest = cvy_nearest_word(backend_names, N_BACKENDS + 1, name);
-    return nearest != NULL
-               ? CVY_FAIL(CVY_ERR_CONFIG, "device: no backend '%s'; did you mean '%s'?", name,
-                          nearest)
-               : CVY_FAIL(CVY_ERR_CONFIG, "device: no backend '%s'", name);
+    return nearest != NULL ? CVY_FAIL(CVY_ERR_CONFIG, "device: no backend '%s'; did you mean '%s'?",
+                                      name, nearest)
+                           : CVY_FAIL(CVY_ERR_CONFIG, "device: no backend '%s'", name);
 }
 
 void nn_backend_close(nn_backend **backend)

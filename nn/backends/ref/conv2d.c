@@ -8,8 +8,7 @@ static const float *image_at(const nn_conv2d_geom *geom, const float *x, int64_t
     return x + (n * geom->c + c) * geom->h * geom->w;
 }
 
-static const float *filter_at(const nn_conv2d_geom *geom, const float *filter, int64_t k,
-                              int64_t c)
+static const float *filter_at(const nn_conv2d_geom *geom, const float *filter, int64_t k, int64_t c)
 {
     return filter + (k * (geom->c / geom->groups) + c) * geom->r * geom->s;
 }
@@ -88,12 +87,11 @@ static double input_gradient_at(const nn_conv2d_geom *geom, const float *dy, con
         const float *plane = dy + (n * geom->k + k) * geom->p * geom->q; /* (p, q) */
         const float *taps = filter_at(geom, filter, k, c % group_c);     /* (r, s) */
         for (int64_t r = 0; r < geom->r; r++) {
-            const int64_t p =
-                output_of(h, r, geom->pad_h, geom->stride_h, geom->dil_h, geom->p);
+            const int64_t p = output_of(h, r, geom->pad_h, geom->stride_h, geom->dil_h, geom->p);
             if (p < 0) continue;
             for (int64_t s = 0; s < geom->s; s++) {
-                const int64_t q =
-                    output_of(w, s, geom->pad_w, geom->stride_w, geom->dil_w, geom->q);
+                const int64_t q = output_of(w, s, geom->pad_w, geom->stride_w, geom->dil_w,
+                                            geom->q);
                 if (q < 0) continue;
                 sum += (double)plane[p * geom->q + q] * (double)taps[r * geom->s + s];
             }

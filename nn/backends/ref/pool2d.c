@@ -39,8 +39,8 @@ static int64_t place_of_max(const nn_pool2d_geom *geom, const float *plane, wind
     return best;
 }
 
-cvy_status nn_ref_maxpool2d_forward(nn_backend *backend, const nn_pool2d_geom *geom,
-                                    const float *x, float *y, int32_t *argmax)
+cvy_status nn_ref_maxpool2d_forward(nn_backend *backend, const nn_pool2d_geom *geom, const float *x,
+                                    float *y, int32_t *argmax)
 {
     int64_t i = 0;
 
@@ -84,8 +84,8 @@ static double divisor(const nn_pool2d_geom *geom, window at)
     return (double)((at.row1 - at.row0) * (at.col1 - at.col0));
 }
 
-cvy_status nn_ref_avgpool2d_forward(nn_backend *backend, const nn_pool2d_geom *geom,
-                                    const float *x, float *y)
+cvy_status nn_ref_avgpool2d_forward(nn_backend *backend, const nn_pool2d_geom *geom, const float *x,
+                                    float *y)
 {
     int64_t i = 0;
 

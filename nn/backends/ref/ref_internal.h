@@ -22,8 +22,7 @@ cvy_status nn_ref_all_finite(nn_backend *backend, int64_t n, const float *x, int
 
 size_t nn_ref_conv2d_workspace_bytes(nn_backend *backend, const nn_conv2d_geom *geom);
 cvy_status nn_ref_conv2d_forward(nn_backend *backend, const nn_conv2d_geom *geom, const float *x,
-                                 const float *filter, const float *bias, float *y,
-                                 void *workspace);
+                                 const float *filter, const float *bias, float *y, void *workspace);
 cvy_status nn_ref_conv2d_backward_data(nn_backend *backend, const nn_conv2d_geom *geom,
                                        const float *dy, const float *filter, float *dx,
                                        int accumulate, void *workspace);
@@ -48,13 +47,13 @@ cvy_status nn_ref_batchnorm_backward(nn_backend *backend, const nn_bn_geom *geom
                                      const float *invstd, float *dx, int accumulate, float *dgamma,
                                      float *dbeta);
 
-cvy_status nn_ref_maxpool2d_forward(nn_backend *backend, const nn_pool2d_geom *geom,
-                                    const float *x, float *y, int32_t *argmax);
+cvy_status nn_ref_maxpool2d_forward(nn_backend *backend, const nn_pool2d_geom *geom, const float *x,
+                                    float *y, int32_t *argmax);
 cvy_status nn_ref_maxpool2d_backward(nn_backend *backend, const nn_pool2d_geom *geom,
                                      const float *dy, const int32_t *argmax, float *dx,
                                      int accumulate);
-cvy_status nn_ref_avgpool2d_forward(nn_backend *backend, const nn_pool2d_geom *geom,
-                                    const float *x, float *y);
+cvy_status nn_ref_avgpool2d_forward(nn_backend *backend, const nn_pool2d_geom *geom, const float *x,
+                                    float *y);
 cvy_status nn_ref_avgpool2d_backward(nn_backend *backend, const nn_pool2d_geom *geom,
                                      const float *dy, float *dx, int accumulate);
 

@@ -1,0 +1,281 @@
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "coordinator/coordinator_internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Naps between looks at the transport: short after a message, then so long that an idle coordinator
+ * costs next to nothing. */
+#define NAP_MIN_S 100e-6
+#define NAP_MAX_S 10e-3
+#define BEAT_S    1.0
+
+void coordinator_event(coordinator *c, json_t *event)
+{
+    if (c->events != NULL && event != NULL)
+        coordinator_records_append(c->events, event);
+    else
+        json_decref(event);
+}
+
+cvy_status coordinator_send_all(coordinator *c, int kind, const void *payload, size_t size_bytes)
+{
+    for (int rank = 1; rank <= c->n_workers; rank++)
+        CVY_RETURN_IF_ERR(comm_send(c->world, rank, kind, payload, size_bytes));
+    return CVY_OK;
+}
+
+static cvy_status beat(coordinator *c, double now_s)
+{
+    const comm_heartbeat told = {.phase = c->phase, .step = c->step};
+
+    c->beat_at_s = now_s;
+    return coordinator_send_all(c, COMM_HEARTBEAT, &told, sizeof told);
+}
+
+void coordinator_enter(coordinator *c, comm_phase phase)
+{
+    c->phase = phase;
+    /* A send that fails shows up at the next wait. */
+    (void)beat(c, cvy_clock_now_s());
+}
+
+/* The worker whose computing took longest in its last step, if it is worth naming. */
+static void find_slowest(const coordinator *c, int *out_rank, double *out_by)
+{
+    enum { MAX_COMPARED = 1024 };
+    double slowest_s = 0, sum_s = 0;
+    const int n = c->n_workers < MAX_COMPARED ? c->n_workers : MAX_COMPARED;
+
+    *out_rank = 0;
+    *out_by = 0;
+    for (int rank = 1; rank <= n; rank++) {
+        const comm_heartbeat *last = comm_watchdog_last(c->watchdog, rank);
+        if (last == NULL || last->busy_s <= 0) return;
+        /* Per replica: a worker with more replicas is not slow. */
+        const int64_t n_replicas = c->worker[rank - 1].hello.n_replicas;
+        const double busy_s = last->busy_s / (double)(n_replicas > 0 ? n_replicas : 1);
+        sum_s += busy_s;
+        if (busy_s <= slowest_s) continue;
+        slowest_s = busy_s;
+        *out_rank = rank;
+    }
+    if (n < 2) {
+        *out_rank = 0;
+        return;
+    }
+    const double others_s = (sum_s - slowest_s) / (n - 1);
+    *out_by = others_s > 0 ? slowest_s / others_s - 1 : 0;
+}
+
+static json_t *worker_times(const coordinator *c)
+{
+    enum { MAX_LISTED = 64 };
+    json_t *times = json_array();
+    const int n = c->n_workers < MAX_LISTED ? c->n_workers : MAX_LISTED;
+
+    for (int rank = 1; rank <= n; rank++) {
+        const comm_heartbeat *last = comm_watchdog_last(c->watchdog, rank);
+        (void)json_array_append_new(times, json_real(last != NULL ? (double)last->busy_s : 0.0));
+    }
+    return times;
+}
+
+static void hear_metrics(coordinator *c, const comm_metrics *m)
+{
+    int slowest_rank = 0;
+    double slowest_by = 0;
+
+    c->last_metrics = *m;
+    c->n_skipped = m->n_skipped;
+    find_slowest(c, &slowest_rank, &slowest_by);
+    if (c->progress != NULL) {
+        const char *host = slowest_rank > 0 ? comm_host(c->world, slowest_rank) : NULL;
+        coordinator_progress_update(c->progress, m, slowest_rank, host, slowest_by,
+                                    cvy_clock_now_s());
+    }
+    if (c->metrics == NULL) return;
+    const double n = (double)m->n_samples;
+    json_t *line = json_pack(
+        "{s:I, s:f, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:I, s:I}", "step",
+        (json_int_t)m->step, "epoch", (double)m->step / (double)c->parts->steps_per_epoch, "steps",
+        (json_int_t)m->n_steps, "loss", m->loss, "top1", m->n_top1 / n, "top5", m->n_top5 / n, "lr",
+        m->lr, "images_per_s", m->seconds > 0 ? n / m->seconds : 0.0, "step_time_s",
+        m->seconds / (double)m->n_steps, "data_wait_s", m->data_wait_s, "compute_s", m->compute_s,
+        "reduce_s", m->reduce_s, "update_s", m->update_s, "reduce_bytes",
+        (json_int_t)m->reduce_bytes, "skipped", (json_int_t)m->n_skipped);
+    if (line == NULL) { /* a loss that is not finite has no JSON */
+        line = json_pack("{s:I, s:n, s:I}", "step", (json_int_t)m->step, "loss", "skipped",
+                         (json_int_t)m->n_skipped);
+    } else {
+        (void)json_object_set_new(line, "worker_step_times_s", worker_times(c));
+    }
+    coordinator_records_append(c->metrics, line);
+}
+
+static cvy_status hear_bad_record(coordinator *c, const comm_bad_record *bad)
+{
+    const int which = bad->is_val != 0;
+    coordinator_bad *known = &c->bad[which];
+    const char *path = which ? c->job->data.val.path : c->job->data.train.path;
+
+    if (bad->record < 0 || bad->record >= known->n_records) return CVY_OK;
+    uint8_t *byte = &known->seen[bad->record / 8];
+    const uint8_t bit = (uint8_t)(1u << (bad->record % 8));
+    if (*byte & bit) return CVY_OK;
+    *byte |= bit;
+    known->n++;
+    coordinator_event(c, json_pack("{s:s, s:s, s:I, s:s}", "event", "bad_record", "dataset", path,
+                                   "record", (json_int_t)bad->record, "reason", bad->reason));
+    if (c->job->data.on_bad_record == 1) {
+        return CVY_FAIL(CVY_ERR_BAD_DATA, "%s: record %lld: %s (data.on_bad_record is fail)", path,
+                        (long long)bad->record, bad->reason);
+    }
+    cvy_log_warn("%s: record %lld: %s; %s (%lld bad so far)", path, (long long)bad->record,
+                 bad->reason, which ? "left out" : "the next good one is used",
+                 (long long)known->n);
+    const double limit = c->job->data.max_bad_fraction * (double)known->n_records;
+    if ((double)known->n <= limit) return CVY_OK;
+    return CVY_FAIL(CVY_ERR_BAD_DATA,
+                    "%s: %lld of %lld records are bad, more than data.max_bad_fraction %g allows: "
+                    "mend the dataset or raise it",
+                    path, (long long)known->n, (long long)known->n_records,
+                    c->job->data.max_bad_fraction);
+}
+
+static void hear_trained(coordinator *c, coordinator_worker *from, const comm_trained *trained)
+{
+    from->is_trained = 1;
+    c->step = trained->step;
+}
+
+static cvy_status hear_results(coordinator *c, const comm_message *message)
+{
+    const size_t n = message->size_bytes / sizeof(comm_result);
+
+    if (c->evaluation == NULL || message->size_bytes % sizeof(comm_result) != 0)
+        return CVY_FAIL(CVY_ERR_INTERNAL, "rank %d: results out of turn", message->source);
+    return coordinator_evaluation_add(c->evaluation, message->payload, (int64_t)n);
+}
+
+static void hear_signal(coordinator *c, int rank, int signal_number)
+{
+    if (c->is_stop_wanted) return;
+    c->is_stop_wanted = 1;
+    c->stop_signal = signal_number;
+    c->stop_rank = rank;
+    cvy_log_info("rank %d on %s got signal %d (%s): stopping after this step", rank,
+                 comm_host(c->world, rank), signal_number, strsignal(signal_number));
+}
+
+/* One message; the sizes of fixed payloads are checked here once. */
+static cvy_status hear(coordinator *c, const comm_message *message)
+{
+    if (message->source < 1 || message->source > c->n_workers) return CVY_OK;
+    coordinator_worker *from = &c->worker[message->source - 1];
+    const double now_s = cvy_clock_now_s();
+
+    comm_watchdog_hear(c->watchdog, message->source,
+                       message->kind == COMM_HEARTBEAT ? COMM_AS(comm_heartbeat, message) : NULL,
+                       now_s);
+#define CASE(kind, type, ...)                                                                      \
+    case kind: {                                                                                   \
+        const type *body = COMM_AS(type, message);                                                 \
+        if (body == NULL) break;                                                                   \
+        __VA_ARGS__;                                                                               \
+        return CVY_OK;                                                                             \
+    }
+    switch (message->kind) {
+        CASE(COMM_HEARTBEAT, comm_heartbeat, (void)body)
+        CASE(COMM_HELLO, comm_hello, from->hello = *body, from->has_hello = 1)
+        CASE(COMM_METRICS, comm_metrics, hear_metrics(c, body))
+        CASE(COMM_TRAINED, comm_trained, hear_trained(c, from, body))
+        CASE(COMM_SAVED, comm_saved, CVY_RETURN_IF_ERR(coordinator_end_save(c, body)))
+        CASE(COMM_BAD_RECORD, comm_bad_record, CVY_RETURN_IF_ERR(hear_bad_record(c, body)))
+        CASE(COMM_SIGNALLED, comm_signalled, hear_signal(c, message->source, body->signal))
+        CASE(COMM_EVALUATED, comm_evaluated, from->is_evaluated = 1,
+             c->is_evaluation_left |= body->status != CVY_OK)
+        CASE(COMM_FAILED, comm_failed, return (cvy_status)body->status)
+    case COMM_READY:
+        from->is_ready = 1;
+        return CVY_OK;
+    case COMM_RESULTS:
+        return hear_results(c, message);
+    default:
+        break;
+    }
+#undef CASE
+    return CVY_FAIL(CVY_ERR_INTERNAL, "rank %d: message %d of %zu bytes is not understood",
+                    message->source, message->kind, message->size_bytes);
+}
+
+static cvy_status watch(coordinator *c, double now_s)
+{
+    comm_silent silent;
+
+    if (!comm_watchdog_check(c->watchdog, now_s, &silent)) return CVY_OK;
+    const char *host = comm_host(c->world, silent.rank);
+    coordinator_event(c,
+                      json_pack("{s:s, s:i, s:s, s:s, s:I, s:f}", "event", "silent", "rank",
+                                silent.rank, "host", host, "phase", comm_phase_text(silent.phase),
+                                "step", (json_int_t)silent.step, "silent_s", silent.silent_s));
+    return CVY_FAIL(CVY_ERR_PEER_LOST,
+                    "rank %d on %s %s for %.1f s in phase %s at step %lld (deadline %.1f s): the "
+                    "job goes on from its newest checkpoint",
+                    silent.rank, host, silent.is_stuck ? "has not moved" : "silent",
+                    silent.silent_s, comm_phase_text(silent.phase), (long long)silent.step,
+                    comm_watchdog_deadline_s(c->watchdog));
+}
+
+static cvy_status watch_signals(coordinator *c)
+{
+    const int signal_number = (int)*c->options->signal;
+
+    if (signal_number != 0) hear_signal(c, 0, signal_number);
+    if (*c->options->n_signals < 2) return CVY_OK;
+    cvy_log_warn("a second signal: leaving at once; the newest checkpoint is of step %lld",
+                 (long long)c->saved_step);
+    return CVY_ERR_STOPPED;
+}
+
+/* A stop, or a checkpoint that is due by time, ends the segment or evaluation that is running. */
+static cvy_status pause_if_due(coordinator *c, double now_s)
+{
+    const double every_s = c->job->checkpoint.every_minutes * 60;
+    const int is_save_due = c->is_training && every_s > 0 && !c->is_saving &&
+                            now_s - c->saved_at_s >= every_s;
+
+    if (c->is_pause_sent || !(c->is_training || c->is_evaluating)) return CVY_OK;
+    if (!c->is_stop_wanted && !is_save_due) return CVY_OK;
+    c->is_pause_sent = 1;
+    /* In training the lead worker hands it on with the next reduction. */
+    if (c->is_training) return comm_send(c->world, 1, COMM_PAUSE, NULL, 0);
+    return coordinator_send_all(c, COMM_PAUSE, NULL, 0);
+}
+
+cvy_status coordinator_pump(coordinator *c)
+{
+    comm_message message;
+    int n_heard = 0, has = 0;
+
+    for (;;) {
+        CVY_RETURN_IF_ERR(comm_receive(c->world, &message, &has));
+        if (!has) break;
+        n_heard++;
+        CVY_RETURN_IF_ERR(hear(c, &message));
+    }
+    const double now_s = cvy_clock_now_s();
+    if (now_s - c->beat_at_s >= BEAT_S) CVY_RETURN_IF_ERR(beat(c, now_s));
+    CVY_RETURN_IF_ERR(watch_signals(c));
+    CVY_RETURN_IF_ERR(pause_if_due(c, now_s));
+    if (n_heard > 0) {
+        c->nap_s = NAP_MIN_S;
+        return CVY_OK;
+    }
+    CVY_RETURN_IF_ERR(watch(c, now_s));
+    cvy_clock_sleep_s(c->nap_s);
+    if (c->nap_s < NAP_MAX_S) c->nap_s *= 1.5;
+    return CVY_OK;
+}

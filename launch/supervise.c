@@ -1,0 +1,305 @@
+#include "launch/supervise.h"
+
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "coordinator/checkpoints.h"
+#include "launch/mpirun.h"
+#include "launch/outcome.h"
+#include "launch/processes_internal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define LOOK_S         0.25 /* between looks at the ranks */
+#define LINGER_S       1.0  /* mpirun without ranks */
+#define BROKEN_S       10.0 /* some ranks dead, others not */
+#define ESCALATE_S     2.0  /* from a second signal's SIGTERM to SIGKILL */
+#define RESTART_WAIT_S 0.1
+
+typedef struct supervisor {
+    const launch_supervise_options *options;
+    char *program;     /* of this process */
+    char **child_argv; /* of mpirun or of the program, NULL-terminated */
+    int owns_argv;     /* made by launch_mpirun_argv */
+    char outcome_path[256];
+    sigset_t watched;
+    int attempt;
+    int n_stops;           /* stop signals so far */
+    double escalated_at_s; /* 0: not */
+} supervisor;
+
+/* How one launch ended. */
+typedef struct ending {
+    int wait_status;
+    int was_killed; /* by this supervisor: it hung */
+    launch_outcome outcome;
+} ending;
+
+static int is_final(int code)
+{
+    static const int codes[] = {64, 65, 66, 69, 70, 71, 73, 76, 77, 78};
+
+    for (size_t i = 0; i < sizeof codes / sizeof codes[0]; i++)
+        if (codes[i] == code) return 1;
+    return 0;
+}
+
+static cvy_status open_outcome(supervisor *s)
+{
+    const char *folder = getenv("TMPDIR");
+
+    snprintf(s->outcome_path, sizeof s->outcome_path, "%s/convoy-outcome-XXXXXX",
+             folder != NULL && folder[0] == '/' ? folder : "/tmp");
+    const int fd = mkostemp(s->outcome_path, O_CLOEXEC);
+    if (fd < 0)
+        return CVY_FAIL(cvy_status_from_errno(errno), "make %s: %s", s->outcome_path,
+                        strerror(errno));
+    (void)close(fd);
+    return CVY_OK;
+}
+
+/* What the ranks learn of this launch. */
+static cvy_status set_environment(supervisor *s)
+{
+    char number[32];
+    struct winsize size = {0};
+
+    if (truncate(s->outcome_path, 0) != 0)
+        return CVY_FAIL(CVY_ERR_IO, "truncate %s: %s", s->outcome_path, strerror(errno));
+    snprintf(number, sizeof number, "%d", s->attempt);
+    int failed = setenv("CONVOY_ATTEMPT", number, 1) | setenv("CONVOY_OUTCOME", s->outcome_path, 1);
+    if (isatty(STDERR_FILENO) && ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0) {
+        snprintf(number, sizeof number, "%d", size.ws_col > 0 ? size.ws_col : 80);
+        failed |= setenv("CONVOY_TERMINAL", number, 1);
+    }
+    return failed == 0 ? CVY_OK : CVY_FAIL(CVY_ERR_NO_MEMORY, "environment of the ranks");
+}
+
+static cvy_status make_argv(supervisor *s)
+{
+    const launch_supervise_options *options = s->options;
+
+    if (options->workers > 0) {
+        s->owns_argv = 1;
+        return launch_mpirun_argv(s->program, options->argv, options->workers, options->mpirun_args,
+                                  &s->child_argv);
+    }
+    s->child_argv = cvy_alloc_zero((size_t)options->argc + 2, sizeof *s->child_argv);
+    if (s->child_argv == NULL) return CVY_FAIL(CVY_ERR_NO_MEMORY, "arguments of the job");
+    s->child_argv[0] = s->program;
+    for (int i = 0; i < options->argc; i++) s->child_argv[i + 1] = options->argv[i];
+    return CVY_OK;
+}
+
+static void free_argv(supervisor *s)
+{
+    if (s->owns_argv)
+        launch_mpirun_free(&s->child_argv);
+    else
+        cvy_free(s->child_argv);
+    s->child_argv = NULL;
+}
+
+static void become_child(const supervisor *s, pid_t parent)
+{
+    sigset_t none;
+
+    (void)setpgid(0, 0);
+    (void)prctl(PR_SET_PDEATHSIG, SIGTERM);
+    if (getppid() != parent) _exit(75); /* it died before that line */
+    sigemptyset(&none);
+    (void)sigprocmask(SIG_SETMASK, &none, NULL);
+    (void)execvp(s->child_argv[0], s->child_argv);
+    fprintf(stderr, "convoy: start %s: %s\n", s->child_argv[0], strerror(errno));
+    _exit(71);
+}
+
+/* Pass a stop on to the job: politely first, then not. */
+static void pass_stop_on(supervisor *s, pid_t child)
+{
+    s->n_stops++;
+    if (s->n_stops == 1) {
+        (void)kill(child, SIGUSR1);
+        return;
+    }
+    if (s->n_stops == 2) {
+        cvy_log_warn("a second signal: ending the job at once");
+        (void)launch_signal_descendants(SIGTERM);
+        s->escalated_at_s = cvy_clock_now_s();
+    }
+}
+
+/* The ranks of mpirun on this host: has the job broken while mpirun does not see it? */
+typedef struct rank_watch {
+    int n_most;
+    double alone_since_s, broken_since_s;
+} rank_watch;
+
+static int is_hanging(rank_watch *watch, pid_t mpirun, double now_s)
+{
+    const int n = launch_count_children(mpirun);
+
+    if (n < 0) return 0;
+    if (n > watch->n_most) watch->n_most = n;
+    if (watch->n_most == 0) return 0;
+    if (n > 0) watch->alone_since_s = now_s;
+    if (n == watch->n_most) watch->broken_since_s = now_s;
+    return now_s - watch->alone_since_s > LINGER_S || now_s - watch->broken_since_s > BROKEN_S;
+}
+
+static void wait_for_child(supervisor *s, pid_t child, ending *out)
+{
+    const struct timespec nap = {.tv_nsec = (long)(LOOK_S * 1e9)};
+    rank_watch watch = {.alone_since_s = cvy_clock_now_s(), .broken_since_s = cvy_clock_now_s()};
+
+    for (;;) {
+        const int number = sigtimedwait(&s->watched, NULL, &nap);
+        if (number > 0 && number != SIGCHLD) pass_stop_on(s, child);
+        if (waitpid(child, &out->wait_status, WNOHANG) == child) break;
+        const double now_s = cvy_clock_now_s();
+        const int is_overdue = s->escalated_at_s > 0 && now_s - s->escalated_at_s > ESCALATE_S;
+        if (!is_overdue && !(s->options->workers > 0 && is_hanging(&watch, child, now_s))) continue;
+        out->was_killed = 1;
+        (void)launch_signal_descendants(SIGKILL);
+        while (waitpid(child, &out->wait_status, 0) < 0 && errno == EINTR) {}
+        break;
+    }
+    /* Ranks that a dead mpirun left behind came to this process as its children. */
+    while (launch_signal_descendants(SIGKILL) > 0) {
+        launch_reap();
+        cvy_clock_sleep_s(0.01);
+    }
+    launch_reap();
+}
+
+static cvy_status run_once(supervisor *s, ending *out)
+{
+    const pid_t parent = getpid();
+
+    *out = (ending){.was_killed = 0};
+    CVY_RETURN_IF_ERR(set_environment(s));
+    CVY_RETURN_IF_ERR(make_argv(s));
+    const pid_t child = fork();
+    if (child == 0) become_child(s, parent);
+    if (child < 0) {
+        free_argv(s);
+        return CVY_FAIL(CVY_ERR_OS, "fork: %s", strerror(errno));
+    }
+    (void)setpgid(child, child);
+    wait_for_child(s, child, out);
+    free_argv(s);
+    launch_outcome_read(s->outcome_path, &out->outcome);
+    return CVY_OK;
+}
+
+static void describe(const ending *end, char *out, size_t out_size)
+{
+    const int status = end->wait_status;
+
+    if (end->outcome.kind == LAUNCH_OUTCOME_FAILED) {
+        snprintf(out, out_size, "%s at step %lld", cvy_status_text(end->outcome.status),
+                 (long long)end->outcome.step);
+    } else if (end->was_killed) {
+        snprintf(out, out_size, "a rank died and the rest hung");
+    } else if (WIFSIGNALED(status)) {
+        snprintf(out, out_size, "signal %d (%s)", WTERMSIG(status), strsignal(WTERMSIG(status)));
+    } else if (WEXITSTATUS(status) > 128) {
+        snprintf(out, out_size, "a rank died of signal %d (%s)", WEXITSTATUS(status) - 128,
+                 strsignal(WEXITSTATUS(status) - 128));
+    } else {
+        snprintf(out, out_size, "exit code %d without a word of rank 0", WEXITSTATUS(status));
+    }
+}
+
+/* The exit code to end with, or -1: start again. */
+static int judge(const supervisor *s, const ending *end)
+{
+    const int code = WIFEXITED(end->wait_status) ? WEXITSTATUS(end->wait_status) : -1;
+
+    if (end->outcome.kind == LAUNCH_OUTCOME_FINISHED) return 0;
+    if (end->outcome.kind == LAUNCH_OUTCOME_STOPPED || s->n_stops > 0) return 75;
+    if (end->outcome.kind == LAUNCH_OUTCOME_FAILED) {
+        const int failed = cvy_status_exit_code(end->outcome.status);
+        return is_final(failed) || s->options->run_folder == NULL ? failed : -1;
+    }
+    if (is_final(code)) return code;
+    return s->options->run_folder == NULL ? cvy_status_exit_code(CVY_ERR_PEER_LOST) : -1;
+}
+
+static int64_t newest_step(const supervisor *s)
+{
+    const char *run = s->options->run_folder;
+    return run != NULL ? coordinator_checkpoints_newest_step(run) : -1;
+}
+
+static int run_to_end(supervisor *s)
+{
+    int64_t known_step = newest_step(s);
+    int n_vain = 0; /* restarts in a row without a newer checkpoint */
+
+    for (s->attempt = 1;; s->attempt++) {
+        ending end;
+        char how[160];
+        const cvy_status status = run_once(s, &end);
+        if (status != CVY_OK) return cvy_status_exit_code(status);
+        const int code = judge(s, &end);
+        if (code >= 0) return code;
+
+        const int64_t step = newest_step(s);
+        n_vain = step > known_step ? 1 : n_vain + 1;
+        known_step = step > known_step ? step : known_step;
+        describe(&end, how, sizeof how);
+        if (n_vain > s->options->max_restarts) {
+            cvy_log_error("launch %d ended: %s; %d restarts brought no checkpoint after step %lld: "
+                          "giving up",
+                          s->attempt, how, s->options->max_restarts,
+                          (long long)(known_step < 0 ? 0 : known_step));
+            return cvy_status_exit_code(CVY_ERR_NO_PROGRESS);
+        }
+        cvy_log_warn("launch %d ended: %s; starting again from step %lld (try %d of %d without a "
+                     "newer checkpoint)",
+                     s->attempt, how, (long long)(known_step < 0 ? 0 : known_step), n_vain,
+                     s->options->max_restarts);
+        cvy_clock_sleep_s(RESTART_WAIT_S);
+    }
+}
+
+static cvy_status open_supervisor(supervisor *s)
+{
+    char path[4096];
+    const ssize_t n = readlink("/proc/self/exe", path, sizeof path - 1);
+
+    if (n <= 0) return CVY_FAIL(CVY_ERR_OS, "read /proc/self/exe: %s", strerror(errno));
+    path[n] = 0;
+    s->program = cvy_strdup(path);
+    if (s->program == NULL) return CVY_FAIL(CVY_ERR_NO_MEMORY, "path of this program");
+    CVY_RETURN_IF_ERR(open_outcome(s));
+    sigemptyset(&s->watched);
+    sigaddset(&s->watched, SIGTERM);
+    sigaddset(&s->watched, SIGINT);
+    sigaddset(&s->watched, SIGUSR1);
+    sigaddset(&s->watched, SIGCHLD);
+    (void)sigprocmask(SIG_BLOCK, &s->watched, NULL);
+    (void)prctl(PR_SET_CHILD_SUBREAPER, 1); /* orphaned ranks come here, to be ended */
+    return CVY_OK;
+}
+
+int launch_supervise(const launch_supervise_options *options)
+{
+    supervisor s = {.options = options};
+    cvy_status status = open_supervisor(&s);
+    const int code = status == CVY_OK ? run_to_end(&s) : cvy_status_exit_code(status);
+
+    if (s.outcome_path[0] != 0) (void)unlink(s.outcome_path);
+    cvy_free(s.program);
+    return code;
+}

@@ -1,0 +1,249 @@
+#include "nn/backends/cpu/cpu_internal.h"
+
+#include <math.h>
+
+/* One channel is one chunk: its n runs of `spatial` floats are read two or three times while they
+ * are in the cache. Sums over a run are those of reduce.c, runs are added in double in the order of
+ * the images. */
+typedef struct bn_forward {
+    const nn_bn_geom *geom;
+    int64_t channels_per_chunk;
+    const float *x, *gamma, *beta;
+    float *y, *mean, *invstd, *batch_var;
+} bn_forward;
+
+/* Channels of few elements go several to a chunk, so that a chunk is worth its hand-over. */
+static int64_t channels_per_chunk(const nn_bn_geom *geom)
+{
+    return nn_cpu_most(1, 4096 / (geom->n * geom->spatial));
+}
+
+static void normalise(int64_t n, const float *restrict x, float mean, float scale, float shift,
+                      float *restrict y)
+{
+    for (int64_t i = 0; i < n; i++) y[i] = (x[i] - mean) * scale + shift;
+}
+
+static void normalise_in_place(int64_t n, float mean, float scale, float shift, float *restrict y)
+{
+    for (int64_t i = 0; i < n; i++) y[i] = (y[i] - mean) * scale + shift;
+}
+
+static void normalise_channel(const nn_bn_geom *geom, const float *x, float *y, double mean,
+                              double scale, double beta)
+{
+    /* What the mean loses as a float goes into the shift: a mean far from 0 costs no accuracy. */
+    const float centre = (float)mean;
+    const float shift = (float)(beta - (mean - (double)centre) * scale);
+    const int64_t step = geom->c * geom->spatial;
+
+    for (int64_t n = 0; n < geom->n; n++) {
+        if (x == y) {
+            normalise_in_place(geom->spatial, centre, (float)scale, shift, y + n * step);
+        } else {
+            normalise(geom->spatial, x + n * step, centre, (float)scale, shift, y + n * step);
+        }
+    }
+}
+
+static double channel_mean(const nn_bn_geom *geom, const float *x)
+{
+    double sum = 0.0;
+
+    for (int64_t n = 0; n < geom->n; n++) {
+        sum += nn_cpu_sum(geom->spatial, x + n * geom->c * geom->spatial);
+    }
+    return sum / (double)(geom->n * geom->spatial);
+}
+
+/* Sum of (x - mean)^2, from distances to the mean as a float. */
+static double channel_squares(const nn_bn_geom *geom, const float *x, double mean)
+{
+    const double lost = mean - (double)(float)mean;
+    double sum = 0.0;
+
+    for (int64_t n = 0; n < geom->n; n++) {
+        sum += nn_cpu_sum_squares(geom->spatial, x + n * geom->c * geom->spatial, (float)mean);
+    }
+    sum -= (double)(geom->n * geom->spatial) * lost * lost;
+    return sum < 0.0 ? 0.0 : sum;
+}
+
+static void forward_chunk(void *arg, int64_t chunk_idx, int thread_idx)
+{
+    const bn_forward *bn = arg;
+    const nn_bn_geom *geom = bn->geom;
+    const int64_t count = geom->n * geom->spatial;
+    const nn_cpu_span span = nn_cpu_part(geom->c, bn->channels_per_chunk, chunk_idx);
+
+    (void)thread_idx;
+    for (int64_t c = span.first; c < span.first + span.n; c++) {
+        const float *x = bn->x + c * geom->spatial;
+        const double mean = channel_mean(geom, x);
+        const double squares = channel_squares(geom, x, mean);
+        const double invstd = 1.0 / sqrt(squares / (double)count + geom->eps);
+
+        normalise_channel(geom, x, bn->y + c * geom->spatial, mean, (double)bn->gamma[c] * invstd,
+                          (double)bn->beta[c]);
+        bn->mean[c] = (float)mean;
+        bn->invstd[c] = (float)invstd;
+        bn->batch_var[c] = (float)(squares / (double)(count > 1 ? count - 1 : 1));
+    }
+}
+
+cvy_status nn_cpu_batchnorm_forward(nn_backend *backend, const nn_bn_geom *geom, const float *x,
+                                    const float *gamma, const float *beta, float *y, float *mean,
+                                    float *invstd, float *batch_var)
+{
+    bn_forward bn = {.geom = geom,
+                     .channels_per_chunk = channels_per_chunk(geom),
+                     .x = x,
+                     .gamma = gamma,
+                     .beta = beta,
+                     .y = y,
+                     .mean = mean,
+                     .invstd = invstd,
+                     .batch_var = batch_var};
+
+    nn_cpu_run(backend, nn_cpu_div_up(geom->c, bn.channels_per_chunk), forward_chunk, &bn);
+    return CVY_OK;
+}
+
+typedef struct bn_inference {
+    const nn_bn_geom *geom;
+    int64_t channels_per_chunk;
+    const float *x, *gamma, *beta, *mean, *var;
+    float *y;
+} bn_inference;
+
+static void inference_chunk(void *arg, int64_t chunk_idx, int thread_idx)
+{
+    const bn_inference *bn = arg;
+    const nn_bn_geom *geom = bn->geom;
+    const nn_cpu_span span = nn_cpu_part(geom->c, bn->channels_per_chunk, chunk_idx);
+
+    (void)thread_idx;
+    for (int64_t c = span.first; c < span.first + span.n; c++) {
+        const double scale = (double)bn->gamma[c] / sqrt((double)bn->var[c] + geom->eps);
+        normalise_channel(geom, bn->x + c * geom->spatial, bn->y + c * geom->spatial,
+                          (double)bn->mean[c], scale, (double)bn->beta[c]);
+    }
+}
+
+cvy_status nn_cpu_batchnorm_inference(nn_backend *backend, const nn_bn_geom *geom, const float *x,
+                                      const float *gamma, const float *beta, const float *mean,
+                                      const float *var, float *y)
+{
+    bn_inference bn = {.geom = geom,
+                       .channels_per_chunk = channels_per_chunk(geom),
+                       .x = x,
+                       .gamma = gamma,
+                       .beta = beta,
+                       .mean = mean,
+                       .var = var,
+                       .y = y};
+
+    nn_cpu_run(backend, nn_cpu_div_up(geom->c, bn.channels_per_chunk), inference_chunk, &bn);
+    return CVY_OK;
+}
+
+typedef struct bn_backward {
+    const nn_bn_geom *geom;
+    int64_t channels_per_chunk;
+    const float *x, *dy, *gamma, *mean, *invstd;
+    float *dx, *dgamma, *dbeta;
+    int accumulate;
+} bn_backward;
+
+/* dx = a dy + (b (x - mean) + c): the formula of the reference with its constants taken together.
+ */
+typedef struct bn_line {
+    float a, b, c, mean;
+} bn_line;
+
+static void gradient(int64_t n, const float *restrict x, const float *restrict dy, bn_line line,
+                     float *restrict dx)
+{
+    for (int64_t i = 0; i < n; i++) {
+        dx[i] = line.a * dy[i] + (line.b * (x[i] - line.mean) + line.c);
+    }
+}
+
+static void gradient_in_place(int64_t n, const float *restrict x, bn_line line, float *restrict dx)
+{
+    for (int64_t i = 0; i < n; i++) {
+        dx[i] = line.a * dx[i] + (line.b * (x[i] - line.mean) + line.c);
+    }
+}
+
+static void gradient_added(int64_t n, const float *restrict x, const float *restrict dy,
+                           bn_line line, float *restrict dx)
+{
+    for (int64_t i = 0; i < n; i++) {
+        dx[i] += line.a * dy[i] + (line.b * (x[i] - line.mean) + line.c);
+    }
+}
+
+static void backward_channel(const bn_backward *bn, int64_t c)
+{
+    const nn_bn_geom *geom = bn->geom;
+    const int64_t step = geom->c * geom->spatial;
+    const float *x = bn->x + c * geom->spatial, *dy = bn->dy + c * geom->spatial;
+    float *dx = bn->dx + c * geom->spatial;
+    const double count = (double)(geom->n * geom->spatial), invstd = (double)bn->invstd[c];
+    double sum = 0.0, product = 0.0;
+
+    for (int64_t n = 0; n < geom->n; n++) {
+        sum += nn_cpu_sum(geom->spatial, dy + n * step);
+        product += nn_cpu_dot_centred(geom->spatial, dy + n * step, x + n * step, bn->mean[c]);
+    }
+    product *= invstd;
+    bn->dgamma[c] = (float)product;
+    bn->dbeta[c] = (float)sum;
+
+    const double a = (double)bn->gamma[c] * invstd;
+    const bn_line line = {.a = (float)a,
+                          .b = (float)(-a * invstd * product / count),
+                          .c = (float)(-a * sum / count),
+                          .mean = bn->mean[c]};
+    for (int64_t n = 0; n < geom->n; n++) {
+        const int64_t at = n * step;
+        if (bn->accumulate) {
+            gradient_added(geom->spatial, x + at, dy + at, line, dx + at);
+        } else if (dx == dy) {
+            gradient_in_place(geom->spatial, x + at, line, dx + at);
+        } else {
+            gradient(geom->spatial, x + at, dy + at, line, dx + at);
+        }
+    }
+}
+
+static void backward_chunk(void *arg, int64_t chunk_idx, int thread_idx)
+{
+    const bn_backward *bn = arg;
+    const nn_cpu_span span = nn_cpu_part(bn->geom->c, bn->channels_per_chunk, chunk_idx);
+
+    (void)thread_idx;
+    for (int64_t c = span.first; c < span.first + span.n; c++) backward_channel(bn, c);
+}
+
+cvy_status nn_cpu_batchnorm_backward(nn_backend *backend, const nn_bn_geom *geom, const float *x,
+                                     const float *dy, const float *gamma, const float *mean,
+                                     const float *invstd, float *dx, int accumulate, float *dgamma,
+                                     float *dbeta)
+{
+    bn_backward bn = {.geom = geom,
+                      .channels_per_chunk = channels_per_chunk(geom),
+                      .x = x,
+                      .dy = dy,
+                      .gamma = gamma,
+                      .mean = mean,
+                      .invstd = invstd,
+                      .dx = dx,
+                      .dgamma = dgamma,
+                      .dbeta = dbeta,
+                      .accumulate = accumulate};
+
+    nn_cpu_run(backend, nn_cpu_div_up(geom->c, bn.channels_per_chunk), backward_chunk, &bn);
+    return CVY_OK;
+}

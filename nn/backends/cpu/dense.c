@@ -1,0 +1,96 @@
+#include "nn/backends/cpu/cpu_internal.h"
+
+/* Three matrix products, each cut into blocks of a fixed number of weight rows or columns. */
+enum { BLOCK_K = 64, BLOCK_C = 256, BLOCK_N = 256 };
+
+typedef struct dense_pass {
+    int64_t n, c, k;
+    const float *x, *weight, *bias, *dy;
+    float *y, *dx, *dweight, *dbias;
+    int accumulate;
+} dense_pass;
+
+/* Chunks: blocks of outputs within blocks of images. */
+static void forward_chunk(void *arg, int64_t chunk_idx, int thread_idx)
+{
+    const dense_pass *pass = arg;
+    const int64_t n_blocks = nn_cpu_div_up(pass->k, BLOCK_K), c = pass->c;
+    const nn_cpu_span rows = nn_cpu_part(pass->n, BLOCK_N, chunk_idx / n_blocks);
+    const nn_cpu_span cols = nn_cpu_part(pass->k, BLOCK_K, chunk_idx % n_blocks);
+    float *y = pass->y + rows.first * pass->k + cols.first;
+
+    (void)thread_idx;
+    for (int64_t row = 0; pass->bias != NULL && row < rows.n; row++) {
+        for (int64_t col = 0; col < cols.n; col++) {
+            y[row * pass->k + col] = pass->bias[cols.first + col];
+        }
+    }
+    nn_cpu_gemm(rows.n, cols.n, c, (nn_cpu_matrix){pass->x + rows.first * c, c, 0},
+                (nn_cpu_matrix){pass->weight + cols.first * c, c, 1},
+                pass->bias != NULL ? 1.0f : 0.0f, y, pass->k);
+}
+
+cvy_status nn_cpu_dense_forward(nn_backend *backend, int64_t n, int64_t c, int64_t k,
+                                const float *x, const float *weight, const float *bias, float *y)
+{
+    dense_pass pass = {.n = n, .c = c, .k = k, .x = x, .weight = weight, .bias = bias, .y = y};
+
+    nn_cpu_run(backend, nn_cpu_div_up(n, BLOCK_N) * nn_cpu_div_up(k, BLOCK_K), forward_chunk,
+               &pass);
+    return CVY_OK;
+}
+
+/* dx (n, c) = dy (n, k) weight (k, c), by columns. */
+static void input_gradient_chunk(void *arg, int64_t chunk_idx, int thread_idx)
+{
+    const dense_pass *pass = arg;
+    const int64_t n_blocks = nn_cpu_div_up(pass->c, BLOCK_C);
+    const nn_cpu_span rows = nn_cpu_part(pass->n, BLOCK_N, chunk_idx / n_blocks);
+    const nn_cpu_span cols = nn_cpu_part(pass->c, BLOCK_C, chunk_idx % n_blocks);
+
+    (void)thread_idx;
+    nn_cpu_gemm(
+        rows.n, cols.n, pass->k, (nn_cpu_matrix){pass->dy + rows.first * pass->k, pass->k, 0},
+        (nn_cpu_matrix){pass->weight + cols.first, pass->c, 0}, pass->accumulate ? 1.0f : 0.0f,
+        pass->dx + rows.first * pass->c + cols.first, pass->c);
+}
+
+/* dweight (k, c) = dy^T (k, n) x (n, c), by rows; dbias of the same rows, images in order. */
+static void weight_gradient_chunk(void *arg, int64_t chunk_idx, int thread_idx)
+{
+    const dense_pass *pass = arg;
+    const nn_cpu_span rows = nn_cpu_part(pass->k, BLOCK_K, chunk_idx);
+
+    (void)thread_idx;
+    nn_cpu_gemm(rows.n, pass->c, pass->n, (nn_cpu_matrix){pass->dy + rows.first, pass->k, 1},
+                (nn_cpu_matrix){pass->x, pass->c, 0}, 0.0f, pass->dweight + rows.first * pass->c,
+                pass->c);
+    for (int64_t k = rows.first; pass->dbias != NULL && k < rows.first + rows.n; k++) {
+        double sum = 0.0;
+        for (int64_t n = 0; n < pass->n; n++) sum += (double)pass->dy[n * pass->k + k];
+        pass->dbias[k] = (float)sum;
+    }
+}
+
+cvy_status nn_cpu_dense_backward(nn_backend *backend, int64_t n, int64_t c, int64_t k,
+                                 const float *x, const float *weight, const float *dy, float *dx,
+                                 int accumulate, float *dweight, float *dbias)
+{
+    dense_pass pass = {.n = n,
+                       .c = c,
+                       .k = k,
+                       .x = x,
+                       .weight = weight,
+                       .dy = dy,
+                       .dx = dx,
+                       .dweight = dweight,
+                       .dbias = dbias,
+                       .accumulate = accumulate};
+
+    if (dx != NULL) {
+        nn_cpu_run(backend, nn_cpu_div_up(n, BLOCK_N) * nn_cpu_div_up(c, BLOCK_C),
+                   input_gradient_chunk, &pass);
+    }
+    nn_cpu_run(backend, nn_cpu_div_up(k, BLOCK_K), weight_gradient_chunk, &pass);
+    return CVY_OK;
+}

@@ -1,0 +1,44 @@
+/* (n, c, h, w) as (n, c h w), the elements in their order: PyTorch's Flatten. */
+
+#include "nn/layer.h"
+
+static cvy_status shape(const void *attrs, const nn_shape *in, int n_inputs, nn_layer_plan *plan,
+                        cvy_reason *reason)
+{
+    (void)attrs;
+    (void)n_inputs;
+    (void)reason;
+    plan->out = (nn_shape){.n_dims = 2,
+                           .dim = {in[0].dim[0], nn_shape_n_elems(&in[0]) / in[0].dim[0]}};
+    plan->can_run_in_place = 1;
+    return CVY_OK;
+}
+
+static cvy_status forward(const nn_layer_call *call)
+{
+    const int64_t n = nn_shape_n_elems(call->out_shape);
+
+    if (call->y == call->x[0]) return CVY_OK;
+    return call->backend->ops->copy(call->backend, n, call->x[0], call->y);
+}
+
+static cvy_status backward(const nn_layer_call *call)
+{
+    const nn_backend_ops *ops = call->backend->ops;
+    const int64_t n = nn_shape_n_elems(call->out_shape);
+
+    if (call->dx[0] == call->dy) return CVY_OK;
+    return call->accumulate[0] ? ops->accumulate(call->backend, n, call->dy, call->dx[0])
+                               : ops->copy(call->backend, n, call->dy, call->dx[0]);
+}
+
+extern const nn_layer_ops nn_layer_flatten;
+const nn_layer_ops nn_layer_flatten = {
+    .name = "flatten",
+    .help = "all dimensions behind the first as one",
+    .min_inputs = 1,
+    .max_inputs = 1,
+    .shape = shape,
+    .forward = forward,
+    .backward = backward,
+};

@@ -1,0 +1,353 @@
+#include "nn/plan_internal.h"
+
+#include "base/alloc.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* What is known while a plan is made. */
+typedef struct planning {
+    nn_plan *plan;
+    nn_backend *backend;
+    const nn_graph *graph;
+    int is_inference;
+    int *is_wanted; /* [n_values] whether the gradient of the value is of use */
+} planning;
+
+static const nn_graph_layer *layer_at(const planning *planner, int idx)
+{
+    return nn_graph_layer_at(planner->graph, idx);
+}
+
+/* --- Which gradients are of use ------------------------------------------------------------- */
+
+static int has_trainable(const nn_layer_plan *plan)
+{
+    for (int i = 0; i < plan->n_params; i++) {
+        if (plan->params[i].kind != NN_PARAM_RUNNING) return 1;
+    }
+    return 0;
+}
+
+/* A value's gradient is of use when a trained parameter lies before it and the loss behind it. */
+static void find_wanted(planning *planner)
+{
+    nn_plan *plan = planner->plan;
+    int *is_wanted = planner->is_wanted;
+
+    for (int i = 0; i < plan->n_layers; i++) {
+        const nn_graph_layer *layer = layer_at(planner, i);
+        is_wanted[layer->output] = has_trainable(&layer->plan);
+        for (int j = 0; j < layer->n_inputs; j++) {
+            is_wanted[layer->output] |= is_wanted[layer->input[j]];
+        }
+    }
+    if (planner->is_inference) return;
+
+    /* runs_backward first says whether the loss depends on the layer. */
+    for (int i = plan->n_layers - 1; i >= 0; i--) {
+        const nn_graph_layer *layer = layer_at(planner, i);
+        plan->runs_backward[i] |= layer->plan.is_loss;
+        if (!plan->runs_backward[i]) continue;
+        for (int j = 0; j < layer->n_inputs; j++) {
+            if (layer->input[j] > 0) plan->runs_backward[layer->input[j] - 1] = 1;
+        }
+    }
+    for (int i = 0; i < plan->n_layers; i++) {
+        plan->runs_backward[i] &= is_wanted[i + 1];
+        is_wanted[i + 1] = plan->runs_backward[i] && !layer_at(planner, i)->plan.is_loss;
+    }
+}
+
+static void find_first_writers(planning *planner)
+{
+    nn_plan *plan = planner->plan;
+
+    for (int i = 0; i < plan->n_layers; i++) {
+        const nn_graph_layer *layer = layer_at(planner, i);
+        if (plan->runs_backward[i] && (layer->plan.needs & NN_NEEDS_DX) != 0) {
+            planner->is_wanted[layer->input[0]] = 1;
+        }
+    }
+    for (int v = 0; v < plan->n_values; v++) plan->first_writer[v] = -1;
+    for (int i = 0; i < plan->n_layers; i++) {
+        const nn_graph_layer *layer = layer_at(planner, i);
+        for (int j = 0; plan->runs_backward[i] && j < layer->n_inputs; j++) {
+            const nn_value x = layer->input[j];
+            if (planner->is_wanted[x]) plan->first_writer[x] = i; /* the last one stays */
+        }
+    }
+}
+
+/* --- Blocks and their lives ----------------------------------------------------------------- */
+
+static int64_t aligned_bytes(size_t size_bytes)
+{
+    return (int64_t)((size_bytes + CVY_ALIGN_BYTES - 1) / CVY_ALIGN_BYTES * CVY_ALIGN_BYTES);
+}
+
+static int new_block(nn_plan *plan, size_t size_bytes, int first, int last)
+{
+    if (size_bytes == 0) return NN_NO_BLOCK;
+    plan->blocks[plan->n_blocks] = (nn_plan_block){
+        .size_bytes = aligned_bytes(size_bytes), .first = first, .last = last};
+    return plan->n_blocks++;
+}
+
+static void live_until(nn_plan *plan, int block, int tick)
+{
+    if (block != NN_NO_BLOCK && plan->blocks[block].last < tick) plan->blocks[block].last = tick;
+}
+
+static size_t value_bytes(const planning *planner, nn_value value)
+{
+    const nn_shape shape = nn_graph_shape(planner->graph, value);
+
+    return (size_t)nn_shape_n_elems(&shape) * sizeof(float);
+}
+
+static int is_read_backward(const planning *planner, int layer_idx, unsigned what)
+{
+    return planner->plan->runs_backward[layer_idx] &&
+           (layer_at(planner, layer_idx)->plan.needs & what) != 0;
+}
+
+/* Last tick at which each value is read; -1: never. */
+static void find_last_reads(const planning *planner, int *last_read)
+{
+    nn_plan *plan = planner->plan;
+
+    for (int v = 0; v < plan->n_values; v++) last_read[v] = -1;
+    for (int i = 0; i < plan->n_layers; i++) {
+        const nn_graph_layer *layer = layer_at(planner, i);
+        for (int j = 0; j < layer->n_inputs; j++) {
+            int *last = &last_read[layer->input[j]];
+            if (*last < i) *last = i;
+        }
+    }
+    for (int i = plan->n_layers - 1; i >= 0; i--) { /* backward ticks, in their order */
+        const nn_graph_layer *layer = layer_at(planner, i);
+        const int tick = nn_plan_backward_tick(plan, i);
+        for (int j = 0; j < layer->n_inputs; j++) {
+            if (is_read_backward(planner, i, NN_NEEDS_X)) last_read[layer->input[j]] = tick;
+        }
+        if (is_read_backward(planner, i, NN_NEEDS_Y)) last_read[layer->output] = tick;
+    }
+    last_read[nn_graph_logits(planner->graph)] = plan->n_ticks - 1; /* kept for the caller */
+}
+
+static int reads_once(const nn_graph_layer *layer, nn_value value)
+{
+    int n = 0;
+
+    for (int j = 0; j < layer->n_inputs; j++) n += layer->input[j] == value;
+    return n == 1;
+}
+
+static void add_values(planning *planner, const int *last_read)
+{
+    nn_plan *plan = planner->plan;
+
+    plan->value[0] = new_block(plan, value_bytes(planner, 0), 0,
+                               last_read[0] > 0 ? last_read[0] : 0);
+    for (int i = 0; i < plan->n_layers; i++) {
+        const nn_graph_layer *layer = layer_at(planner, i);
+        const nn_value x = layer->input[0], y = layer->output;
+        const int last = last_read[y] > i ? last_read[y] : i;
+        if (layer->plan.can_run_in_place && last_read[x] == i && reads_once(layer, x) &&
+            value_bytes(planner, x) == value_bytes(planner, y)) {
+            plan->value[y] = plan->value[x];
+            live_until(plan, plan->value[y], last);
+        } else {
+            plan->value[y] = new_block(plan, value_bytes(planner, y), i, last);
+        }
+    }
+}
+
+/* A gradient lives from its first writer to the layer that put the value out. */
+static void add_grads(planning *planner)
+{
+    nn_plan *plan = planner->plan;
+
+    for (int v = 0; v < plan->n_values; v++) plan->grad[v] = NN_NO_BLOCK;
+    for (nn_value v = plan->n_values - 1; v >= 0; v--) {
+        const int writer = plan->first_writer[v];
+        if (writer < 0) continue;
+
+        const nn_graph_layer *layer = layer_at(planner, writer);
+        const int last = nn_plan_backward_tick(plan, v > 0 ? v - 1 : 0);
+        const int dy = plan->grad[layer->output];
+        if (layer->plan.can_run_in_place && layer->input[0] == v && reads_once(layer, v) &&
+            dy != NN_NO_BLOCK && value_bytes(planner, v) == value_bytes(planner, layer->output)) {
+            plan->grad[v] = dy;
+            live_until(plan, dy, last);
+        } else {
+            plan->grad[v] = new_block(plan, value_bytes(planner, v),
+                                      nn_plan_backward_tick(plan, writer), last);
+        }
+    }
+}
+
+static size_t workspace_bytes(const planning *planner, const nn_graph_layer *layer)
+{
+    nn_shape in[NN_LAYER_MAX_INPUTS];
+
+    if (layer->ops->workspace_bytes == NULL) return 0;
+    for (int j = 0; j < layer->n_inputs; j++) {
+        in[j] = nn_graph_shape(planner->graph, layer->input[j]);
+    }
+    return layer->ops->workspace_bytes(planner->backend, layer->attrs, in, layer->n_inputs,
+                                       &layer->plan);
+}
+
+static void add_scratch(planning *planner)
+{
+    nn_plan *plan = planner->plan;
+
+    for (int i = 0; i < plan->n_layers; i++) {
+        const nn_graph_layer *layer = layer_at(planner, i);
+        const size_t size_bytes = workspace_bytes(planner, layer);
+        const int tick = nn_plan_backward_tick(plan, i);
+        const int is_kept = plan->runs_backward[i];
+        plan->saved[i] = new_block(plan, layer->plan.saved_bytes, i, is_kept ? tick : i);
+        plan->forward_workspace[i] = new_block(plan, size_bytes, i, i);
+        plan->backward_workspace[i] = new_block(plan, is_kept ? size_bytes : 0, tick, tick);
+    }
+}
+
+/* --- Placing -------------------------------------------------------------------------------- */
+
+static int larger_first(const void *a, const void *b)
+{
+    const nn_plan_block *x = *(nn_plan_block *const *)a, *y = *(nn_plan_block *const *)b;
+
+    if (x->size_bytes != y->size_bytes) return x->size_bytes > y->size_bytes ? -1 : 1;
+    return x < y ? -1 : x > y; /* they lie in one array: the order is the same everywhere */
+}
+
+static int live_together(const nn_plan_block *a, const nn_plan_block *b)
+{
+    return a->first <= b->last && b->first <= a->last;
+}
+
+/* Offset of the smallest gap between placed blocks (in order of offset) that takes this one. */
+static int64_t best_gap(nn_plan_block *const *placed, int n_placed, const nn_plan_block *block)
+{
+    int64_t end = 0, best = -1, best_size = INT64_MAX;
+
+    for (int i = 0; i < n_placed; i++) {
+        const nn_plan_block *other = placed[i];
+        if (!live_together(block, other)) continue;
+
+        const int64_t gap = other->offset - end;
+        if (gap >= block->size_bytes && gap < best_size) {
+            best = end;
+            best_size = gap;
+        }
+        if (other->offset + other->size_bytes > end) end = other->offset + other->size_bytes;
+    }
+    return best >= 0 ? best : end;
+}
+
+static void insert_by_offset(nn_plan_block **placed, int n_placed, nn_plan_block *block)
+{
+    int i = n_placed;
+
+    for (; i > 0 && placed[i - 1]->offset > block->offset; i--) placed[i] = placed[i - 1];
+    placed[i] = block;
+}
+
+static cvy_status place_blocks(nn_plan *plan)
+{
+    const size_t n = (size_t)plan->n_blocks;
+    nn_plan_block **order = cvy_alloc_zero(2 * n, sizeof *order);
+    nn_plan_block **placed = order + n;
+
+    if (order == NULL) return CVY_FAIL(CVY_ERR_NO_MEMORY, "plan of a net");
+    for (size_t i = 0; i < n; i++) order[i] = &plan->blocks[i];
+    qsort(order, n, sizeof *order, larger_first);
+    for (int i = 0; i < plan->n_blocks; i++) {
+        nn_plan_block *block = order[i];
+        block->offset = best_gap(placed, i, block);
+        insert_by_offset(placed, i, block);
+        if (block->offset + block->size_bytes > plan->arena_bytes) {
+            plan->arena_bytes = block->offset + block->size_bytes;
+        }
+    }
+    cvy_free(order);
+    return CVY_OK;
+}
+
+/* --- Making and destroying ------------------------------------------------------------------ */
+
+static cvy_status alloc_plan(const nn_graph *graph, int is_inference, nn_plan **out)
+{
+    const int n_layers = nn_graph_n_layers(graph);
+    const size_t n = (size_t)n_layers + 1;
+    nn_plan *plan = cvy_alloc_zero(1, sizeof *plan);
+    int *table = NULL;
+
+    if (plan == NULL) return CVY_FAIL(CVY_ERR_NO_MEMORY, "plan of a net");
+    *out = plan; /* destroyed by the caller, whatever is missing */
+    plan->n_layers = n_layers;
+    plan->n_values = n_layers + 1;
+    plan->n_ticks = is_inference ? n_layers : 2 * n_layers;
+    plan->blocks = cvy_alloc_zero(5 * n, sizeof *plan->blocks); /* at most one per table below */
+    plan->value = table = cvy_alloc_zero(7 * n, sizeof *table);
+    if (plan->blocks == NULL || table == NULL) {
+        return CVY_FAIL(CVY_ERR_NO_MEMORY, "plan of a net");
+    }
+    plan->grad = table + n;
+    plan->saved = table + 2 * n;
+    plan->forward_workspace = table + 3 * n;
+    plan->backward_workspace = table + 4 * n;
+    plan->first_writer = table + 5 * n;
+    plan->runs_backward = table + 6 * n;
+    return CVY_OK;
+}
+
+static cvy_status make(planning *planner)
+{
+    nn_plan *plan = planner->plan;
+    int *scratch = cvy_alloc_zero(2 * (size_t)plan->n_values, sizeof *scratch);
+    int *last_read = scratch + plan->n_values;
+
+    if (scratch == NULL) return CVY_FAIL(CVY_ERR_NO_MEMORY, "plan of a net");
+    planner->is_wanted = scratch;
+    find_wanted(planner);
+    find_first_writers(planner);
+    find_last_reads(planner, last_read);
+    add_values(planner, last_read);
+    add_grads(planner);
+    add_scratch(planner);
+    cvy_free(scratch);
+    return place_blocks(plan);
+}
+
+cvy_status nn_plan_create(nn_backend *backend, const nn_graph *graph, int is_inference,
+                          nn_plan **out)
+{
+    cvy_status status = CVY_OK;
+    nn_plan *plan = NULL;
+
+    *out = NULL;
+    CVY_GOTO_IF_ERR(fail, status, alloc_plan(graph, is_inference, &plan));
+    planning planner = {
+        .plan = plan, .backend = backend, .graph = graph, .is_inference = is_inference};
+    CVY_GOTO_IF_ERR(fail, status, make(&planner));
+    *out = plan;
+    return CVY_OK;
+
+fail:
+    nn_plan_destroy(&plan);
+    return status;
+}
+
+void nn_plan_destroy(nn_plan **plan)
+{
+    if (plan == NULL || *plan == NULL) return;
+    cvy_free((*plan)->blocks);
+    cvy_free((*plan)->value);
+    cvy_free(*plan);
+    *plan = NULL;
+}

@@ -1,0 +1,54 @@
+#ifndef NN_PLAN_INTERNAL_H
+#define NN_PLAN_INTERNAL_H
+
+#include "base/status.h"
+#include "nn/backend.h"
+#include "nn/graph.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+/**
+ * Where everything of a net lies in its arena.
+ *
+ * Time runs in ticks: layer i runs forward at tick i and, when training, backward at tick
+ * 2 n_layers - 1 - i. A block lives from the first tick that touches it to the last, both included;
+ * blocks whose lives meet never overlap. Blocks are placed largest first, each into the smallest
+ * gap that takes it (greedy by size: Pisarchyk & Lee 2020, arXiv:2001.03288).
+ *
+ * A layer that can run in place shares the block of its first input when nothing reads that input
+ * later; backward, its dx is its dy when it is the first to write that gradient.
+ */
+typedef struct nn_plan_block {
+    int64_t size_bytes, offset; /* multiples of CVY_ALIGN_BYTES */
+    int first, last;            /* ticks */
+} nn_plan_block;
+
+#define NN_NO_BLOCK (-1)
+
+/** Blocks by index; NN_NO_BLOCK where there is none. Values are 0 (the input) to n_layers. */
+typedef struct nn_plan {
+    int n_layers, n_values, n_ticks;
+    int n_blocks;
+    nn_plan_block *blocks;
+    int *value;              /* [n_values] */
+    int *grad;               /* [n_values] */
+    int *saved;              /* [n_layers] */
+    int *forward_workspace;  /* [n_layers] */
+    int *backward_workspace; /* [n_layers] */
+    int *first_writer;  /* [n_values] layer that overwrites the gradient; others add; -1: none */
+    int *runs_backward; /* [n_layers] whether the loss's gradient reaches it and is of use */
+    int64_t arena_bytes;
+} nn_plan;
+
+/** graph: finished. */
+cvy_status nn_plan_create(nn_backend *backend, const nn_graph *graph, int is_inference,
+                          nn_plan **out);
+void nn_plan_destroy(nn_plan **plan);
+
+static inline int nn_plan_backward_tick(const nn_plan *plan, int layer_idx)
+{
+    return 2 * plan->n_layers - 1 - layer_idx;
+}
+
+#endif

@@ -1,0 +1,292 @@
+#include "tests/nn/kernel_support.h"
+
+/* The convolution and dense kernels. */
+
+typedef struct conv_case {
+    const char *what;
+    int64_t n, c, h, w, k, r, s, stride_h, stride_w, pad_h, pad_w, dil_h, dil_w, groups;
+} conv_case;
+
+/* Small odd shapes, and the smallest that make the cpu backend cut in each way it knows. */
+static const conv_case conv_cases[] = {
+    {"one of everything", 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 1, 1, 1},
+    {"one channel", 2, 1, 7, 5, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1},
+    {"one output", 3, 5, 6, 7, 1, 3, 3, 1, 1, 0, 0, 1, 1, 1},
+    {"same size 3x3", 4, 3, 9, 8, 6, 3, 3, 1, 1, 1, 1, 1, 1, 1},
+    {"stride 2", 5, 4, 9, 11, 5, 3, 3, 2, 2, 1, 1, 1, 1, 1},
+    {"stride 2, even size", 2, 4, 8, 10, 5, 3, 3, 2, 2, 1, 1, 1, 1, 1},
+    {"stride 3 by 1", 2, 3, 11, 7, 4, 3, 2, 3, 1, 0, 1, 1, 1, 1},
+    {"stride 1 by 2", 2, 3, 6, 9, 4, 2, 3, 1, 2, 1, 0, 1, 1, 1},
+    {"stride over filter", 2, 3, 10, 10, 4, 2, 2, 4, 4, 0, 0, 1, 1, 1},
+    {"pad over filter", 2, 2, 4, 3, 3, 3, 3, 1, 1, 4, 5, 1, 1, 1},
+    {"same size 5x1", 3, 3, 10, 6, 4, 5, 1, 1, 1, 2, 0, 1, 1, 1},
+    {"same size 1x7", 3, 3, 6, 10, 4, 1, 7, 1, 1, 0, 3, 1, 1, 1},
+    {"filter wider than plane", 2, 2, 3, 2, 3, 3, 7, 1, 1, 1, 3, 1, 1, 1},
+    {"dilated, same size", 2, 3, 12, 13, 4, 3, 3, 1, 1, 2, 2, 2, 2, 1},
+    {"dilated 3 by 2, stride 2", 2, 3, 15, 14, 4, 3, 3, 2, 2, 3, 1, 3, 2, 1},
+    {"dilated beyond plane", 1, 2, 5, 5, 2, 3, 3, 1, 1, 6, 6, 6, 6, 1},
+    {"large window", 2, 3, 21, 19, 5, 7, 7, 2, 2, 3, 3, 1, 1, 1},
+    {"1x1", 3, 7, 18, 17, 9, 1, 1, 1, 1, 0, 0, 1, 1, 1},
+    {"1x1, small planes", 9, 17, 7, 7, 20, 1, 1, 1, 1, 0, 0, 1, 1, 1},
+    {"1x1, stride 2", 3, 7, 9, 8, 5, 1, 1, 2, 2, 0, 0, 1, 1, 1},
+    {"1x1, padded", 2, 3, 5, 5, 4, 1, 1, 1, 1, 1, 1, 1, 1, 1},
+    {"1x1 plane", 9, 33, 1, 1, 12, 1, 1, 1, 1, 0, 0, 1, 1, 1},
+    {"groups", 3, 6, 7, 8, 9, 3, 3, 1, 1, 1, 1, 1, 1, 3},
+    {"groups, stride 2", 2, 8, 9, 9, 4, 3, 3, 2, 2, 1, 1, 1, 1, 2},
+    {"groups, 1x1", 2, 8, 17, 18, 12, 1, 1, 1, 1, 0, 0, 1, 1, 4},
+    {"groups of one output", 2, 6, 7, 7, 3, 3, 3, 1, 1, 1, 1, 1, 1, 3},
+    {"depthwise", 3, 5, 9, 35, 5, 3, 3, 1, 1, 1, 1, 1, 1, 5},
+    {"depthwise, stride 2", 2, 6, 9, 10, 6, 3, 3, 2, 2, 1, 1, 1, 1, 6},
+    {"depthwise, multiplier 2", 2, 4, 7, 6, 8, 5, 3, 1, 2, 2, 1, 1, 1, 4},
+    {"depthwise, dilated", 2, 3, 8, 9, 3, 3, 3, 1, 1, 2, 2, 2, 2, 3},
+    {"depthwise beyond plane", 1, 2, 3, 3, 2, 3, 3, 1, 1, 5, 5, 5, 5, 2},
+    {"images in bundles", 9, 6, 7, 7, 8, 3, 3, 1, 1, 1, 1, 1, 1, 1},
+    {"bundles, stride 2", 7, 4, 15, 15, 6, 3, 3, 2, 2, 1, 1, 1, 1, 1},
+    {"bundles, groups", 8, 6, 6, 5, 4, 3, 3, 1, 1, 1, 1, 1, 1, 2},
+    {"rows in tiles", 2, 3, 37, 33, 5, 3, 3, 1, 1, 1, 1, 1, 1, 1},
+    {"rows in tiles, stride 2", 1, 2, 75, 67, 4, 5, 5, 2, 2, 2, 2, 1, 1, 1},
+    {"1x1, rows in tiles", 2, 5, 37, 33, 7, 1, 1, 1, 1, 0, 0, 1, 1, 1},
+    {"columns in tiles", 2, 3, 2, 1403, 4, 1, 9, 1, 1, 0, 4, 1, 1, 1},
+    {"columns in tiles, stride 2", 1, 2, 1, 1501, 3, 1, 5, 1, 2, 0, 2, 1, 1, 1},
+    {"channels in blocks", 2, 70, 16, 17, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1},
+    {"outputs in blocks", 1, 3, 12, 12, 83, 3, 3, 1, 1, 1, 1, 1, 1, 1},
+    {"outputs in blocks, bundles", 3, 3, 6, 6, 67, 3, 3, 1, 1, 1, 1, 1, 1, 1},
+    {"many partial sums", 41, 2, 12, 12, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1},
+};
+enum { N_CONV_CASES = sizeof conv_cases / sizeof conv_cases[0] };
+
+static nn_conv2d_geom geom_of(const conv_case *test)
+{
+    nn_conv2d_geom geom = {.n = test->n,
+                           .c = test->c,
+                           .h = test->h,
+                           .w = test->w,
+                           .k = test->k,
+                           .r = test->r,
+                           .s = test->s,
+                           .stride_h = test->stride_h,
+                           .stride_w = test->stride_w,
+                           .pad_h = test->pad_h,
+                           .pad_w = test->pad_w,
+                           .dil_h = test->dil_h,
+                           .dil_w = test->dil_w,
+                           .groups = test->groups};
+
+    geom.p = (geom.h + 2 * geom.pad_h - geom.dil_h * (geom.r - 1) - 1) / geom.stride_h + 1;
+    geom.q = (geom.w + 2 * geom.pad_w - geom.dil_w * (geom.s - 1) - 1) / geom.stride_w + 1;
+    return geom;
+}
+
+typedef struct conv_sizes {
+    int64_t x, y, filter, k;
+} conv_sizes;
+
+static conv_sizes sizes_of(const nn_conv2d_geom *geom)
+{
+    return (conv_sizes){.x = geom->n * geom->c * geom->h * geom->w,
+                        .y = geom->n * geom->k * geom->p * geom->q,
+                        .filter = geom->k * (geom->c / geom->groups) * geom->r * geom->s,
+                        .k = geom->k};
+}
+
+/* Scratch full of NaN: whatever a kernel reads there it must have written. */
+static void *spoilt_workspace(nn_backend *backend, const nn_conv2d_geom *geom)
+{
+    const size_t size_bytes = backend->ops->conv2d_workspace_bytes(backend, geom);
+    void *workspace = backend->ops->alloc(backend, size_bytes);
+
+    assert_non_null(workspace);
+    memset(workspace, 0xff, size_bytes);
+    return workspace;
+}
+
+/* out: y with bias, y without, dx, dx added to numbers, dfilter with dbias, dfilter alone. */
+static int64_t n_conv_outputs(const conv_sizes *size)
+{
+    return 2 * size->y + 2 * size->x + 2 * size->filter + size->k;
+}
+
+static void run_conv(nn_backend *backend, const void *arg, float *out)
+{
+    const nn_conv2d_geom geom = geom_of(arg);
+    const conv_sizes size = sizes_of(&geom);
+    const nn_backend_ops *ops = backend->ops;
+    float *x = kernel_random_floats(1, size.x), *filter = kernel_random_floats(2, size.filter);
+    float *bias = kernel_random_floats(3, size.k), *dy = kernel_random_floats(4, size.y);
+    float *dx = out + 2 * size.y, *dfilter = dx + 2 * size.x;
+    void *workspace = spoilt_workspace(backend, &geom);
+
+    assert_ok(ops->conv2d_forward(backend, &geom, x, filter, bias, out, workspace));
+    assert_ok(ops->conv2d_forward(backend, &geom, x, filter, NULL, out + size.y, workspace));
+    assert_ok(ops->conv2d_backward_data(backend, &geom, dy, filter, dx, 0, workspace));
+    kernel_random(5, size.x, dx + size.x);
+    assert_ok(ops->conv2d_backward_data(backend, &geom, dy, filter, dx + size.x, 1, workspace));
+    assert_ok(ops->conv2d_backward_filter(backend, &geom, x, dy, dfilter, dfilter + size.filter,
+                                          workspace));
+    assert_ok(ops->conv2d_backward_filter(backend, &geom, x, dy, dfilter + size.filter + size.k,
+                                          NULL, workspace));
+    assert_ok(ops->sync(backend));
+    ops->release(backend, workspace);
+    cvy_free(x);
+    cvy_free(filter);
+    cvy_free(bias);
+    cvy_free(dy);
+}
+
+static void conv2d_every_shape_is_as_reference_at_any_thread_count(void **state)
+{
+    (void)state;
+    for (int i = 0; i < N_CONV_CASES; i++) {
+        const nn_conv2d_geom geom = geom_of(&conv_cases[i]);
+        const conv_sizes size = sizes_of(&geom);
+        /* Sums of up to 6000 products below 1 in float: 6000^0.5 roundings of values up to 100. */
+        kernel_check(conv_cases[i].what, run_conv, &conv_cases[i], n_conv_outputs(&size), 2e-5);
+    }
+}
+
+static void conv2d_hand_values(nn_backend *backend)
+{
+    static const conv_case test = {"", 1, 1, 3, 3, 1, 2, 2, 1, 1, 1, 1, 1, 1, 1};
+    static const float x[9] = {1, 2, 3, 4, 5, 6, 7, 8, 9};
+    static const float filter[4] = {1, 10, 100, 1000}; /* not flipped, so digits show places */
+    static const float bias[1] = {0.5f};
+    static const float expected[16] = {1000.5f, 2100.5f, 3200.5f, 300.5f,  4010.5f, 5421.5f,
+                                       6532.5f, 603.5f,  7040.5f, 8754.5f, 9865.5f, 906.5f,
+                                       70.5f,   87.5f,   98.5f,   9.5f};
+    const nn_conv2d_geom geom = geom_of(&test);
+    void *workspace = spoilt_workspace(backend, &geom);
+    float y[16];
+
+    assert_ok(backend->ops->conv2d_forward(backend, &geom, x, filter, bias, y, workspace));
+    assert_memory_equal(y, expected, sizeof y);
+    backend->ops->release(backend, workspace);
+}
+
+static void conv2d_of_small_image_gives_hand_computed_values(void **state)
+{
+    (void)state;
+    kernel_for_each_backend(conv2d_hand_values);
+}
+
+static double dot(int64_t n, const float *a, const float *b)
+{
+    double sum = 0.0;
+
+    for (int64_t i = 0; i < n; i++) sum += (double)a[i] * (double)b[i];
+    return sum;
+}
+
+/* y is linear in x and in the filter, so <y, dy> = <x, dx> = <filter, dfilter>, exactly. */
+static void conv2d_backward_is_adjoint_of_forward(void **state)
+{
+    nn_backend *backend = kernel_backend("ref", 1);
+
+    (void)state;
+    for (int i = 0; i < N_CONV_CASES; i++) {
+        const nn_conv2d_geom geom = geom_of(&conv_cases[i]);
+        const conv_sizes size = sizes_of(&geom);
+        float *out = kernel_floats(n_conv_outputs(&size));
+        float *x = kernel_random_floats(1, size.x), *filter = kernel_random_floats(2, size.filter);
+        float *dy = kernel_random_floats(4, size.y);
+        const float *dx = out + 2 * size.y;
+
+        run_conv(backend, &conv_cases[i], out);
+        const double forward = dot(size.y, out + size.y, dy);
+        /* Outputs were rounded to float: 1e-7 each, of sums below 1e4. */
+        assert_true(fabs(forward - dot(size.x, x, dx)) < 1e-3);
+        assert_true(fabs(forward - dot(size.filter, filter, dx + 2 * size.x)) < 1e-3);
+        cvy_free(out);
+        cvy_free(x);
+        cvy_free(filter);
+        cvy_free(dy);
+    }
+    nn_backend_close(&backend);
+}
+
+typedef struct dense_case {
+    const char *what;
+    int64_t n, c, k;
+} dense_case;
+
+static const dense_case dense_cases[] = {
+    {"one of everything", 1, 1, 1},
+    {"one image", 1, 67, 10},
+    {"one input", 5, 1, 7},
+    {"one output", 9, 31, 1},
+    {"outputs in blocks", 7, 33, 150},
+    {"inputs in blocks", 3, 601, 5},
+    {"images in blocks", 300, 9, 4},
+};
+
+/* out: y with bias, y without, dx, dx added, dweight, dbias, dweight alone (no dx, no dbias). */
+static void run_dense(nn_backend *backend, const void *arg, float *out)
+{
+    const dense_case *test = arg;
+    const int64_t n = test->n, c = test->c, k = test->k;
+    const nn_backend_ops *ops = backend->ops;
+    float *x = kernel_random_floats(1, n * c), *weight = kernel_random_floats(2, k * c);
+    float *bias = kernel_random_floats(3, k), *dy = kernel_random_floats(4, n * k);
+    float *dx = out + 2 * n * k, *dweight = dx + 2 * n * c;
+
+    assert_ok(ops->dense_forward(backend, n, c, k, x, weight, bias, out));
+    assert_ok(ops->dense_forward(backend, n, c, k, x, weight, NULL, out + n * k));
+    assert_ok(
+        ops->dense_backward(backend, n, c, k, x, weight, dy, dx, 0, dweight, dweight + k * c));
+    kernel_random(5, n * c, dx + n * c);
+    assert_ok(ops->dense_backward(backend, n, c, k, x, weight, dy, dx + n * c, 1, dweight,
+                                  dweight + k * c));
+    assert_ok(
+        ops->dense_backward(backend, n, c, k, x, weight, dy, NULL, 0, dweight + k * c + k, NULL));
+    cvy_free(x);
+    cvy_free(weight);
+    cvy_free(bias);
+    cvy_free(dy);
+}
+
+static void dense_every_shape_is_as_reference_at_any_thread_count(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof dense_cases / sizeof dense_cases[0]; i++) {
+        const dense_case *test = &dense_cases[i];
+        const int64_t n_out = 2 * test->n * (test->k + test->c) + 2 * test->k * test->c + test->k;
+        /* Sums of up to 601 products below 1 in float. */
+        kernel_check(test->what, run_dense, test, n_out, 1e-5);
+    }
+}
+
+static void dense_hand_values(nn_backend *backend)
+{
+    static const float x[4] = {1, 2, 3, 4}, weight[6] = {1, 0, 0, 1, 1, 1};
+    static const float bias[3] = {10, 20, 30}, dy[6] = {1, 2, 3, 4, 5, 6};
+    static const float expected_y[6] = {11, 22, 33, 13, 24, 37};
+    static const float expected_dx[4] = {4, 5, 10, 11};
+    static const float expected_dweight[6] = {13, 18, 17, 24, 21, 30};
+    static const float expected_dbias[3] = {5, 7, 9};
+    float y[6], dx[4], dweight[6], dbias[3];
+
+    assert_ok(backend->ops->dense_forward(backend, 2, 2, 3, x, weight, bias, y));
+    assert_ok(backend->ops->dense_backward(backend, 2, 2, 3, x, weight, dy, dx, 0, dweight, dbias));
+    assert_memory_equal(y, expected_y, sizeof y);
+    assert_memory_equal(dx, expected_dx, sizeof dx);
+    assert_memory_equal(dweight, expected_dweight, sizeof dweight);
+    assert_memory_equal(dbias, expected_dbias, sizeof dbias);
+}
+
+static void dense_of_small_matrix_gives_hand_computed_values(void **state)
+{
+    (void)state;
+    kernel_for_each_backend(dense_hand_values);
+}
+
+static const struct CMUnitTest tests[] = {
+    cvy_unit_test(conv2d_every_shape_is_as_reference_at_any_thread_count),
+    cvy_unit_test(conv2d_of_small_image_gives_hand_computed_values),
+    cvy_unit_test(conv2d_backward_is_adjoint_of_forward),
+    cvy_unit_test(dense_every_shape_is_as_reference_at_any_thread_count),
+    cvy_unit_test(dense_of_small_matrix_gives_hand_computed_values),
+};
+
+int main(void)
+{
+    return cmocka_run_group_tests(tests, test_log_open, test_log_close);
+}
