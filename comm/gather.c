@@ -44,21 +44,25 @@ static cvy_status post_gather(comm_reducer *r, float *flat)
     return CVY_OK;
 }
 
-static cvy_status finish(comm_reducer *r, cvy_status posted, cvy_deadline deadline)
+/* waited_s: what the wait is added to. */
+static cvy_status finish(comm_reducer *r, cvy_status posted, cvy_deadline deadline,
+                         double *waited_s)
 {
     comm_wait wait = comm_wait_begin(deadline);
 
     if (posted != CVY_OK) return comm_reducer_give_up(r, posted);
-    return comm_reducer_complete(r, &wait);
+    const cvy_status status = comm_reducer_complete(r, &wait);
+    *waited_s += wait.waited_s;
+    return status;
 }
 
 cvy_status comm_reducer_gather(comm_reducer *r, float *flat, cvy_deadline deadline)
 {
-    return finish(r, post_gather(r, flat), deadline);
+    return finish(r, post_gather(r, flat), deadline, &r->waited_s);
 }
 
-/* All segments of a worker, in the order of its shard. shard NULL: the worker is another rank and
- * root's flat vector is the other side. */
+/* --- Between shards and a flat vector on root; these are no part of a step's figures ------------ */
+
 static cvy_status post_collect(comm_reducer *r, const float *shard, int root, float *out_flat)
 {
     for (int bucket = 0; bucket < r->buckets.n_buckets; bucket++) {
@@ -103,11 +107,13 @@ static cvy_status post_distribute(comm_reducer *r, const float *flat, int root, 
 cvy_status comm_reducer_collect(comm_reducer *r, const float *shard, int root, float *out_flat,
                                 cvy_deadline deadline)
 {
-    return finish(r, post_collect(r, shard, root, out_flat), deadline);
+    double unused_s = 0;
+    return finish(r, post_collect(r, shard, root, out_flat), deadline, &unused_s);
 }
 
 cvy_status comm_reducer_distribute(comm_reducer *r, const float *flat, int root, float *out_shard,
                                    cvy_deadline deadline)
 {
-    return finish(r, post_distribute(r, flat, root, out_shard), deadline);
+    double unused_s = 0;
+    return finish(r, post_distribute(r, flat, root, out_shard), deadline, &unused_s);
 }

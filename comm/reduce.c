@@ -29,7 +29,7 @@ cvy_status comm_reducer_post_send(comm_reducer *r, const float *values, int64_t 
     CVY_RETURN_IF_ERR(r->workers->ops->send(r->workers, COMM_CHANNEL_DATA, values, size_bytes, dest,
                                             tag, &r->send[r->n_sends]));
     r->n_sends++;
-    r->sent_bytes += (int64_t)size_bytes;
+    if (tag != COMM_TAG_SHARD) r->sent_bytes += (int64_t)size_bytes;
     return CVY_OK;
 }
 
@@ -60,8 +60,6 @@ cvy_status comm_reducer_complete(comm_reducer *r, comm_wait *wait)
     cvy_status status = comm_wait_for_all(r->workers, wait, r->receive, r->n_receives);
 
     if (status == CVY_OK) status = comm_wait_for_all(r->workers, wait, r->send, r->n_sends);
-    r->waited_s += wait->waited_s;
-    wait->waited_s = 0;
     if (status != CVY_OK) return comm_reducer_give_up(r, status);
     forget_posted(r);
     return CVY_OK;
@@ -296,6 +294,9 @@ static void begin_step(comm_reducer *r)
     r->sent_bytes = 0;
     r->waited_s = 0;
     forget_posted(r);
+    /* Before anything is sent, so that what comes has its place. */
+    r->begin_status = post_receives(r);
+    if (r->begin_status != CVY_OK) (void)comm_reducer_give_up(r, r->begin_status);
 }
 
 float *comm_reducer_begin(comm_reducer *r, int64_t replica)
@@ -360,12 +361,8 @@ cvy_status comm_reducer_ready(comm_reducer *r, int64_t from_offset)
 {
     const int is_last = r->n_begun == r->n_carried;
 
-    if (r->next_bucket < 0) return CVY_OK;
-    /* Receives are there before anything is sent, however many replicas came before. */
-    if (r->n_begun == 1 && r->n_receives == 0 && r->next_bucket == r->buckets.n_buckets - 1) {
-        const cvy_status status = post_receives(r);
-        if (status != CVY_OK) return comm_reducer_give_up(r, status);
-    }
+    CVY_RETURN_IF_ERR(r->begin_status);
+    if (r->next_bucket < 0) return comm_reducer_poll(r);
     while (r->next_bucket >= 0 &&
            comm_bucket_offset(&r->buckets, r->next_bucket) >= from_offset) {
         fold_bucket(r, r->next_bucket);
@@ -442,7 +439,9 @@ cvy_status comm_reducer_finish(comm_reducer *r, cvy_deadline deadline)
         const cvy_status status = sum_own_segments(r, &wait);
         if (status != CVY_OK) return comm_reducer_give_up(r, status);
     }
-    return comm_reducer_complete(r, &wait);
+    const cvy_status status = comm_reducer_complete(r, &wait);
+    r->waited_s += wait.waited_s;
+    return status;
 }
 
 float *comm_reducer_sum(comm_reducer *r, int bucket)

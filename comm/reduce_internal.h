@@ -32,6 +32,7 @@ struct comm_reducer {
     int taken[COMM_TREE_MAX_DEPTH]; /* buffers that the current replica takes in, in this order */
     int n_taken;
     int64_t n_begun;  /* replicas of this step */
+    cvy_status begin_status;
     int next_bucket;  /* the next to be folded, from the last down; -1: all are */
 
     /* Exchange. */

@@ -298,6 +298,17 @@ static cvy_status save_now(coordinator *c)
     return coordinator_begin_save(c);
 }
 
+/* The report is written while the workers wait: a rank that left would look like a dead one. One
+ * that cannot be written costs the job nothing. */
+static void write_report(coordinator *c)
+{
+    const char *run = c->job->run;
+
+    coordinator_progress_destroy(&c->progress);
+    coordinator_enter(c, COMM_PHASE_SNAPSHOT);
+    if (coordinator_report_write(run) == CVY_OK) cvy_log_info("report: %s/report.html", run);
+}
+
 static cvy_status stop_politely(coordinator *c)
 {
     if (c->step > 0) CVY_RETURN_IF_ERR(save_now(c));
@@ -312,6 +323,7 @@ static cvy_status stop_politely(coordinator *c)
                                    (json_int_t)c->step, "signal", c->stop_signal));
     cvy_log_info("stopped at step %lld of %lld, saved: start the same job again to go on",
                  (long long)c->step, (long long)c->parts->total_steps);
+    write_report(c);
     return CVY_ERR_STOPPED;
 }
 
@@ -341,6 +353,7 @@ static cvy_status train(coordinator *c, coordinator_result *out)
         CVY_RETURN_IF_ERR(wait_until(c, save_is_over));
     }
     coordinator_event(c, json_pack("{s:s, s:I}", "event", "finished", "step", (json_int_t)c->step));
+    write_report(c);
     return CVY_OK;
 }
 
@@ -458,12 +471,6 @@ cvy_status coordinator_run(const coordinator_options *options, coordinator_resul
                                         (json_int_t)c.step, "status", cvy_status_text(status)));
     }
     dismiss(&c, status);
-    coordinator_progress_destroy(&c.progress);
-    /* A report that cannot be written costs the job nothing. */
-    if (status == CVY_OK && !is_evaluation) {
-        if (coordinator_report_write(options->job->run) == CVY_OK)
-            cvy_log_info("report: %s/report.html", options->job->run);
-    }
     close_coordinator(&c);
     return status;
 }

@@ -127,11 +127,11 @@ static void collect_throughput(const json_t *metrics, json_t *report)
             rest -= sum_s[k];
         }
         (void)json_object_set_new(shares, "other_s", json_real(rest > 0 ? rest : 0));
-        (void)json_object_set_new(
-            report, "throughput",
-            json_pack("{s:f, s:f, s:f, s:f, s:o}", "images_per_s_median", rates[n_rates / 2],
-                      "images_per_s_min", rates[0], "images_per_s_max", rates[n_rates - 1],
-                      "train_s", total_s, "where_worker_1_spent_it", shares));
+        (void)json_object_set_new(report, "throughput",
+                                  json_pack("{s:f, s:f, s:f, s:f, s:o}", "images_per_s_median",
+                                            rates[n_rates / 2], "images_per_s_min", rates[0],
+                                            "images_per_s_max", rates[n_rates - 1], "train_s",
+                                            total_s, "where_worker_1_spent_it", shares));
     }
     cvy_free(rates);
 }
@@ -150,7 +150,8 @@ static void collect_events(json_t *events, json_t *report)
     size_t i = 0;
     json_t *event = NULL, *workers = NULL;
 
-    json_array_foreach(events, i, event) {
+    json_array_foreach(events, i, event)
+    {
         const char *name = event_name(event);
         if (strcmp(name, "workers") == 0) {
             n_launches++;
@@ -186,11 +187,11 @@ static void collect_environment(json_t *report)
     }
     if (file != NULL) (void)fclose(file);
     const int has_name = uname(&name) == 0;
-    (void)json_object_set_new(
-        report, "environment",
-        json_pack("{s:s, s:s, s:s, s:s, s:I}", "convoy", CONVOY_VERSION, "compiler", __VERSION__,
-                  "system", has_name ? name.release : "?", "processor", cpu, "processors",
-                  (json_int_t)sysconf(_SC_NPROCESSORS_ONLN)));
+    (void)json_object_set_new(report, "environment",
+                              json_pack("{s:s, s:s, s:s, s:s, s:I}", "convoy", CONVOY_VERSION,
+                                        "compiler", __VERSION__, "system",
+                                        has_name ? name.release : "?", "processor", cpu,
+                                        "processors", (json_int_t)sysconf(_SC_NPROCESSORS_ONLN)));
 }
 
 /* The job's text as it was resolved, and what the page needs of it. */
@@ -213,8 +214,8 @@ static cvy_status collect_job(const char *run, json_t *report)
     CVY_GOTO_IF_ERR(done, status, cvy_job_read(root, &job));
     const cvy_node *arch = cvy_node_find(job.model, "arch");
     (void)json_object_set_new(report, "name", json_string(job.name));
-    (void)json_object_set_new(
-        report, "arch", json_string(cvy_node_is_null(arch) ? "net" : cvy_node_text(arch)));
+    (void)json_object_set_new(report, "arch",
+                              json_string(cvy_node_is_null(arch) ? "net" : cvy_node_text(arch)));
     (void)json_object_set_new(report, "replicas", json_integer((json_int_t)job.replicas));
     (void)json_object_set_new(report, "minibatch", json_integer((json_int_t)job.minibatch));
     (void)json_object_set_new(report, "train_data", json_string(job.data.train.path));
@@ -234,7 +235,8 @@ cvy_status report_collect(const char *run, json_t **out)
 {
     cvy_status status = CVY_OK;
     json_t *metrics = NULL, *events = NULL;
-    json_t *report = json_pack("{s:s, s:i, s:s}", "format", "convoy-report", "version", 1, "run", run);
+    json_t *report = json_pack("{s:s, s:i, s:s}", "format", "convoy-report", "version", 1, "run",
+                               run);
 
     *out = NULL;
     if (report == NULL) return CVY_FAIL(CVY_ERR_NO_MEMORY, "report of %s", run);

@@ -4,13 +4,13 @@
 #include <stdio.h>
 
 /* The drawing: a box in user units of the SVG, with room for the axes' texts. */
-#define WIDTH   560.0
-#define HEIGHT  240.0
-#define LEFT    56.0
-#define RIGHT   12.0
-#define TOP     28.0
-#define BOTTOM  36.0
-#define N_TICKS 5
+#define WIDTH      560.0
+#define HEIGHT     240.0
+#define LEFT       56.0
+#define RIGHT      12.0
+#define TOP        28.0
+#define BOTTOM     36.0
+#define N_TICKS    5
 #define MAX_POINTS 400 /* of a line: more are averaged, the eye sees no difference */
 
 typedef struct range {
@@ -140,9 +140,8 @@ void report_add_chart(report_text *text, const report_chart *chart)
     range x, y;
 
     if (!find_extent(chart, &x, &y)) return;
-    report_add(text,
-               "<svg class=\"chart\" viewBox=\"0 0 %.0f %.0f\" role=\"img\" aria-label=\"", WIDTH,
-               HEIGHT);
+    report_add(text, "<svg class=\"chart\" viewBox=\"0 0 %.0f %.0f\" role=\"img\" aria-label=\"",
+               WIDTH, HEIGHT);
     report_add_escaped(text, chart->title);
     report_add(text, "\">");
     add_axes(text, chart, &x, &y);

@@ -41,11 +41,21 @@ void report_add_escaped(report_text *text, const char *from)
 {
     for (; from != NULL && *from != 0; from++) {
         switch (*from) {
-        case '&': report_add(text, "&amp;"); break;
-        case '<': report_add(text, "&lt;"); break;
-        case '>': report_add(text, "&gt;"); break;
-        case '"': report_add(text, "&quot;"); break;
-        case '\'': report_add(text, "&#39;"); break;
+        case '&':
+            report_add(text, "&amp;");
+            break;
+        case '<':
+            report_add(text, "&lt;");
+            break;
+        case '>':
+            report_add(text, "&gt;");
+            break;
+        case '"':
+            report_add(text, "&quot;");
+            break;
+        case '\'':
+            report_add(text, "&#39;");
+            break;
         default:
             if (!reserve(text, 1)) return;
             text->bytes[text->size_bytes++] = *from;

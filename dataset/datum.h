@@ -9,7 +9,8 @@
 /**
  * One record: a Caffe `Datum` protobuf message (caffe.proto: channels 1, height 2, width 3, data 4,
  * label 5, float_data 6, encoded 7), so that what `convert_imageset` wrote is read as it is. convoy
- * adds, in field numbers that Caffe skips, depth (100, volumes) and hash (101, fixed64): XXH3 of the
+ * adds, in field numbers that Caffe skips, index (99, the record's place, so that a crossed link in a
+ * damaged file is found), depth (100, volumes) and hash (101, fixed64, the last field): XXH3 of the
  * message without field 101.
  */
 #define DATASET_RECORD_LIMIT_BYTES (64u << 20)
@@ -24,6 +25,8 @@ typedef struct dataset_datum {
     size_t data_bytes;
     const float *float_data;         /* (c, h, w) instead of data; view; NULL: none */
     size_t n_floats;
+    int64_t index;                   /* the place it was written for; dataset_writer sets it */
+    int has_index;
     int has_hash;                    /* it was there and it fits */
 } dataset_datum;
 
@@ -37,12 +40,13 @@ void dataset_datum_scratch_destroy(dataset_datum_scratch **scratch);
  * payload length equal to the dimensions, hash (when present). Quiet: reason says what is wrong.
  *
  * @param out  views into bytes or scratch, valid until the next call with this scratch.
- * @return CVY_ERR_BAD_DATA with a reason.
+ * @return CVY_ERR_BAD_DATA with a reason; CVY_ERR_NO_MEMORY, logged.
  */
 cvy_status dataset_datum_parse(const void *bytes, size_t size_bytes, dataset_datum_scratch *scratch,
                                dataset_datum *out, cvy_reason *reason);
 
-/** Bytes of a record with its hash; *out is cvy_alloc()ed. */
+/** Bytes of a record with its hash; *out is cvy_alloc()ed. A record that dataset_datum_parse() would
+ *  refuse is CVY_ERR_BAD_DATA, logged. */
 cvy_status dataset_datum_pack(const dataset_datum *datum, uint8_t **out, size_t *out_size_bytes);
 
 #endif

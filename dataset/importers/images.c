@@ -9,8 +9,6 @@
 #include "base/file.h"
 #include "base/log.h"
 
-#include <dirent.h>
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -77,41 +75,6 @@ static cvy_status add_entry(listing *list, const char *name, int32_t folder, int
     return CVY_OK;
 }
 
-/* What to do with one name of a folder. */
-typedef cvy_status (*visit)(void *arg, const char *name, const struct stat *info);
-
-/* Visit all that a folder holds but hidden files and links. */
-static cvy_status walk(const char *path, visit visitor, void *arg)
-{
-    DIR *dir = opendir(path);
-    cvy_status status = CVY_OK;
-
-    if (dir == NULL) {
-        const cvy_status cause =
-            errno == ENOTDIR ? CVY_ERR_BAD_DATA : cvy_status_from_errno(errno);
-        return CVY_FAIL(cause, "folder %s: %s", path, strerror(errno));
-    }
-    while (status == CVY_OK) {
-        struct stat info;
-        errno = 0;
-        const struct dirent *item = readdir(dir);
-        if (item == NULL && errno != 0) {
-            status = CVY_FAIL(cvy_status_from_errno(errno), "read of folder %s: %s", path,
-                              strerror(errno));
-        }
-        if (item == NULL) break;
-        if (item->d_name[0] == '.') continue;
-        if (fstatat(dirfd(dir), item->d_name, &info, AT_SYMLINK_NOFOLLOW) != 0) {
-            status = CVY_FAIL(cvy_status_from_errno(errno), "%s/%s: %s", path, item->d_name,
-                              strerror(errno));
-        } else if (!S_ISLNK(info.st_mode)) {
-            status = visitor(arg, item->d_name, &info);
-        }
-    }
-    closedir(dir);
-    return status;
-}
-
 static cvy_status visit_class(void *arg, const char *name, const struct stat *info)
 {
     listing *list = arg;
@@ -139,11 +102,6 @@ static cvy_status visit_file(void *arg, const char *name, const struct stat *inf
     return add_entry(visit->list, name, visit->folder, visit->label);
 }
 
-static int compare_names(const void *a, const void *b)
-{
-    return strcmp(*(char *const *)a, *(char *const *)b);
-}
-
 /* The order of a folder is the file system's; that of an import must not be. */
 static int compare_entries(const void *a, const void *b, void *arg)
 {
@@ -161,7 +119,7 @@ static cvy_status list_class(const char *source, listing *list, int folder, int 
     char *path = cvy_path_join(source, list->folders.name[folder]);
 
     if (path == NULL) return CVY_FAIL(CVY_ERR_NO_MEMORY, "path in %s", source);
-    const cvy_status status = walk(path, visit_file, &visit);
+    const cvy_status status = dataset_folder_walk(path, 0, visit_file, &visit);
     if (status == CVY_OK && list->n == before) {
         cvy_log_warn("%s holds no .jpg, .jpeg or .png file", path);
     }
@@ -189,13 +147,13 @@ static cvy_status check_names(const dataset_import_options *options, const listi
 static cvy_status list_source(const dataset_import_options *options, listing *list,
                               dataset_names *names)
 {
-    CVY_RETURN_IF_ERR(walk(options->source, visit_class, list));
+    CVY_RETURN_IF_ERR(dataset_folder_walk(options->source, 0, visit_class, list));
     if (list->folders.n == 0) {
         return CVY_FAIL(CVY_ERR_BAD_DATA,
                         "%s holds no class folders, expected %s/CLASS/FILE.jpg or .png",
                         options->source, options->source);
     }
-    qsort(list->folders.name, (size_t)list->folders.n, sizeof *list->folders.name, compare_names);
+    dataset_names_sort(&list->folders);
     if (options->classes_file != NULL) {
         CVY_RETURN_IF_ERR(dataset_names_read(options->classes_file, names));
         CVY_RETURN_IF_ERR(check_names(options, list, names));

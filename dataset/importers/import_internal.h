@@ -24,7 +24,19 @@ cvy_status dataset_names_add(dataset_names *names, const char *name);
 cvy_status dataset_names_read(const char *path, dataset_names *out);
 /** The first of these files that folder has, or none: n stays 0. files ends with NULL. */
 cvy_status dataset_names_find(const char *folder, const char *const *files, dataset_names *out);
+void dataset_names_sort(dataset_names *names); /* by bytes */
 int dataset_names_place(const dataset_names *names, const char *name); /* -1: none */
+
+struct stat;
+/** Visit what a folder holds but hidden files, in no certain order; links are skipped or, wanted,
+ *  followed. Failures are logged. */
+typedef cvy_status (*dataset_folder_visit)(void *arg, const char *name, const struct stat *info);
+cvy_status dataset_folder_walk(const char *path, int follow_links, dataset_folder_visit visit,
+                               void *arg);
+/** Names of the regular files (or links to them) that begin with prefix, sorted. */
+cvy_status dataset_folder_files(const char *path, const char *prefix, dataset_names *out);
+/** The folder of a path: "." when it has none; cvy_free() it; NULL: no memory. */
+char *dataset_folder_of(const char *path);
 
 /** One running import: the writer, sums for the manifest, counts, progress. */
 typedef struct dataset_import {

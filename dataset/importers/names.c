@@ -3,6 +3,7 @@
 #include "base/alloc.h"
 #include "base/file.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #define FILE_LIMIT_BYTES ((size_t)16 << 20)
@@ -27,6 +28,18 @@ cvy_status dataset_names_add(dataset_names *names, const char *name)
     if (names->name[names->n] == NULL) return CVY_FAIL(CVY_ERR_NO_MEMORY, "name %s", name);
     names->n++;
     return CVY_OK;
+}
+
+static int compare_names(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+void dataset_names_sort(dataset_names *names)
+{
+    if (names->n > 1) {
+        qsort(names->name, (size_t)names->n, sizeof *names->name, compare_names);
+    }
 }
 
 int dataset_names_place(const dataset_names *names, const char *name)

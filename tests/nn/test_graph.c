@@ -56,11 +56,16 @@ static void net_has_shapes_parameters_and_counts(void **state)
     assert_int_equal(nn_graph_logits(g), loss - 1);
     assert_int_equal(nn_graph_multiply_adds(g), 5 * 7 * 4 * 27 + 5 * 7 * 4 * 36 + 40);
 
-    static const char *const names[] = {"conv1.weight",         "bn1.weight",
-                                        "bn1.bias",             "bn1.running_mean",
-                                        "bn1.running_var",      "layer1.0.conv1.weight",
-                                        "layer1.0.conv1.bias",  "fc.weight",
-                                        "fc.bias",              "tail"};
+    static const char *const names[] = {"conv1.weight",
+                                        "bn1.weight",
+                                        "bn1.bias",
+                                        "bn1.running_mean",
+                                        "bn1.running_var",
+                                        "layer1.0.conv1.weight",
+                                        "layer1.0.conv1.bias",
+                                        "fc.weight",
+                                        "fc.bias",
+                                        "tail"};
     const nn_params *params = nn_graph_params(g);
     assert_int_equal(params->n, 10);
     for (int i = 0; i < 10; i++) assert_string_equal(params->entry[i].name, names[i]);
@@ -158,10 +163,10 @@ static void pooling_in_ceil_mode_keeps_the_last_window(void **state)
     nn_graph *g = new_graph(1, 1, 6, 7);
 
     const nn_value floor_value = nn_add(g, "maxpool2d", "a", 0, "{kernel: 3, stride: 2}");
-    const nn_value ceil_value =
-        nn_add(g, "maxpool2d", "b", 0, "{kernel: 3, stride: 2, ceil_mode: true}");
-    const nn_value padded =
-        nn_add(g, "maxpool2d", "c", 0, "{kernel: 2, stride: 3, pad: 1, ceil_mode: true}");
+    const nn_value ceil_value = nn_add(g, "maxpool2d", "b", 0,
+                                       "{kernel: 3, stride: 2, ceil_mode: true}");
+    const nn_value padded = nn_add(g, "maxpool2d", "c", 0,
+                                   "{kernel: 2, stride: 3, pad: 1, ceil_mode: true}");
     assert_shape(g, floor_value, "(1, 1, 2, 3)");
     assert_shape(g, ceil_value, "(1, 1, 3, 3)");
     assert_shape(g, padded, "(1, 1, 3, 3)");

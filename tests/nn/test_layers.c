@@ -27,12 +27,22 @@ typedef struct layer_case {
     value_style style;
 } layer_case;
 
-#define S2(a, b)       {.n_dims = 2, .dim = {a, b}}
-#define S4(a, b, c, d) {.n_dims = 4, .dim = {a, b, c, d}}
+#define S2(a, b)                                                                                   \
+    {                                                                                              \
+        .n_dims = 2, .dim = { a, b }                                                               \
+    }
+#define S4(a, b, c, d)                                                                             \
+    {                                                                                              \
+        .n_dims = 4, .dim = { a, b, c, d }                                                         \
+    }
 
 static const layer_case cases[] = {
     {"conv2d", "{out: 4, kernel: 3, stride: 1, pad: 1}", 1, {S4(2, 3, 5, 7)}, SMOOTH},
-    {"conv2d", "{out: 5, kernel: [3, 1], stride: [2, 1], pad: [0, 1]}", 1, {S4(3, 2, 7, 4)}, SMOOTH},
+    {"conv2d",
+     "{out: 5, kernel: [3, 1], stride: [2, 1], pad: [0, 1]}",
+     1,
+     {S4(3, 2, 7, 4)},
+     SMOOTH},
     {"conv2d", "{out: 6, kernel: 3, groups: 2, pad: 1, bias: no}", 1, {S4(2, 4, 5, 3)}, SMOOTH},
     {"conv2d", "{out: 3, kernel: 3, groups: 3, stride: 2, pad: 1}", 1, {S4(1, 3, 6, 5)}, SMOOTH},
     {"conv2d", "{out: 2, kernel: [2, 3], dilation: [3, 2], pad: 2}", 1, {S4(2, 2, 5, 6)}, SMOOTH},
@@ -47,8 +57,11 @@ static const layer_case cases[] = {
     {"maxpool2d", "{kernel: 3, stride: 2, ceil_mode: true}", 1, {S4(1, 2, 6, 8)}, APART},
     {"avgpool2d", "{kernel: 2}", 1, {S4(2, 3, 5, 4)}, SMOOTH},
     {"avgpool2d", "{kernel: 3, stride: 2, pad: 1}", 1, {S4(1, 2, 7, 6)}, SMOOTH},
-    {"avgpool2d", "{kernel: 3, stride: [1, 2], pad: 1, count_include_pad: false}", 1,
-     {S4(2, 1, 4, 5)}, SMOOTH},
+    {"avgpool2d",
+     "{kernel: 3, stride: [1, 2], pad: 1, count_include_pad: false}",
+     1,
+     {S4(2, 1, 4, 5)},
+     SMOOTH},
     {"avgpool2d", "{global: true}", 1, {S4(3, 4, 5, 3)}, SMOOTH},
     {"dense", "{out: 4}", 1, {S2(3, 5)}, SMOOTH},
     {"dense", "{out: 1, bias: no, init: normal}", 1, {S2(2, 7)}, SMOOTH},
@@ -167,14 +180,12 @@ static void bench_open(bench *b, const layer_case *test)
         b->dparams[i] = zeros(bytes_of(&b->plan.params[i].shape));
     }
     b->saved = zeros(b->plan.saved_bytes);
-    b->workspace = zeros(b->ops->workspace_bytes == NULL
-                             ? 0
-                             : b->ops->workspace_bytes(b->backend, b->attrs, test->in,
-                                                       test->n_inputs, &b->plan));
-    b->outcome = (nn_outcome){.loss = b->loss,
-                              .predicted = b->predicted,
-                              .rank = b->rank,
-                              .confidence = b->confidence};
+    b->workspace = zeros(
+        b->ops->workspace_bytes == NULL
+            ? 0
+            : b->ops->workspace_bytes(b->backend, b->attrs, test->in, test->n_inputs, &b->plan));
+    b->outcome = (nn_outcome){
+        .loss = b->loss, .predicted = b->predicted, .rank = b->rank, .confidence = b->confidence};
     bench_fill(b, 1);
 }
 
@@ -303,8 +314,7 @@ static void check_case(const layer_case *test)
     for (int i = 0; i < b.plan.n_params; i++) {
         const nn_param_decl *decl = &b.plan.params[i];
         if (decl->kind == NN_PARAM_RUNNING) continue;
-        check_gradient(&b, decl->suffix, nn_shape_n_elems(&decl->shape), b.params[i],
-                       b.dparams[i]);
+        check_gradient(&b, decl->suffix, nn_shape_n_elems(&decl->shape), b.params[i], b.dparams[i]);
     }
     bench_close(&b);
 }
@@ -349,7 +359,8 @@ static void accumulate_adds_to_the_gradient_of_every_input(void **state)
         assert_ok(b.ops->backward(&call));
         for (int i = 0; i < b.test->n_inputs; i++) {
             for (int64_t j = 0; j < nn_shape_n_elems(&b.test->in[i]); j++) {
-                assert_true(fabsf(b.dx[i][j] - 2.0f - plain[i][j]) <= 2e-6f * (1.0f + fabsf(plain[i][j])));
+                assert_true(fabsf(b.dx[i][j] - 2.0f - plain[i][j]) <=
+                            2e-6f * (1.0f + fabsf(plain[i][j])));
             }
             cvy_free(plain[i]);
         }
@@ -417,6 +428,85 @@ static void in_place_gives_the_same_bits(void **state)
         bench_close(&b);
     }
     assert_true(n_checked >= 4);
+}
+
+/* Outputs worked out by hand on the plane 1 2 3 4 / 5 6 7 8 / 9 10 11 12, with attributes that
+ * differ between height and width. */
+typedef struct known_answer {
+    const char *type, *attrs;
+    int64_t p, q;
+    float y[12];
+} known_answer;
+
+static const known_answer known_answers[] = {
+    /* The filter is 1 10 over 100 1000, the bias 0.5. */
+    {"conv2d",
+     "{out: 1, kernel: 2, stride: [1, 3], pad: [0, 1]}",
+     2,
+     2,
+     {5010.5f, 8743.5f, 9050.5f, 13187.5f}},
+    {"conv2d", "{out: 1, kernel: 2, dilation: [2, 3]}", 1, 1, {12941.5f}},
+    {"maxpool2d",
+     "{kernel: [1, 2], stride: [2, 1], pad: [0, 1]}",
+     2,
+     5,
+     {1, 2, 3, 4, 4, 9, 10, 11, 12, 12}},
+    {"maxpool2d", "{kernel: [2, 3], ceil_mode: true}", 2, 2, {7, 8, 11, 12}},
+    {"avgpool2d",
+     "{kernel: [1, 2], stride: [2, 1], pad: [0, 1]}",
+     2,
+     5,
+     {0.5f, 1.5f, 2.5f, 3.5f, 2, 4.5f, 9.5f, 10.5f, 11.5f, 6}},
+    {"avgpool2d",
+     "{kernel: [1, 2], stride: [2, 1], pad: [0, 1], count_include_pad: no}",
+     2,
+     5,
+     {1, 1.5f, 2.5f, 3.5f, 4, 9, 9.5f, 10.5f, 11.5f, 12}},
+    {"avgpool2d", "{global: true}", 1, 1, {6.5f}},
+};
+
+static void windows_on_a_small_plane_give_known_answers(void **state)
+{
+    static const float filter[4] = {1, 10, 100, 1000};
+
+    (void)state;
+    for (size_t k = 0; k < sizeof known_answers / sizeof known_answers[0]; k++) {
+        const known_answer *want = &known_answers[k];
+        const layer_case test = {want->type, want->attrs, 1, {S4(1, 1, 3, 4)}, SMOOTH};
+        bench b;
+        bench_open(&b, &test);
+        for (int i = 0; i < 12; i++) b.x[0][i] = (float)(i + 1);
+        if (b.plan.n_params == 2) {
+            memcpy(b.params[0], filter, sizeof filter);
+            b.params[1][0] = 0.5f;
+        }
+        forward(&b);
+        assert_int_equal(b.plan.out.dim[2], want->p);
+        assert_int_equal(b.plan.out.dim[3], want->q);
+        for (int i = 0; i < want->p * want->q; i++) {
+            if (!(b.y[i] == want->y[i])) {
+                fail_msg("%s %s: y[%d] is %g, expected %g", want->type, want->attrs, i,
+                         (double)b.y[i], (double)want->y[i]);
+            }
+        }
+        bench_close(&b);
+    }
+}
+
+static void concat_puts_channels_side_by_side(void **state)
+{
+    static const layer_case test = {"concat", "", 2, {S4(2, 1, 1, 2), S4(2, 2, 1, 2)}, SMOOTH};
+    static const float want[] = {0, 1, 10, 11, 12, 13, 2, 3, 14, 15, 16, 17};
+    bench b;
+
+    (void)state;
+    bench_open(&b, &test);
+    for (int i = 0; i < 4; i++) b.x[0][i] = (float)i;
+    for (int i = 0; i < 8; i++) b.x[1][i] = (float)(10 + i);
+    forward(&b);
+    assert_int_equal(b.plan.out.dim[1], 3);
+    assert_memory_equal(b.y, want, sizeof want);
+    bench_close(&b);
 }
 
 static void declared_parameters_are_torchvisions(void **state)
@@ -567,6 +657,8 @@ static const struct CMUnitTest tests[] = {
     cvy_unit_test(accumulate_adds_to_the_gradient_of_every_input),
     cvy_unit_test(gradients_left_out_do_not_change_the_others),
     cvy_unit_test(in_place_gives_the_same_bits),
+    cvy_unit_test(windows_on_a_small_plane_give_known_answers),
+    cvy_unit_test(concat_puts_channels_side_by_side),
     cvy_unit_test(declared_parameters_are_torchvisions),
     cvy_unit_test(batchnorm_in_training_gives_its_statistics),
     cvy_unit_test(batchnorm_in_inference_uses_running_statistics),

@@ -11,8 +11,10 @@ enum { N_INITS = 7, N_EACH = 20000 };
 
 /* One parameter for each way to start, of a size that gives good estimates, and an odd one that
  * leaves a gap. */
-static const nn_param_decl odd = {
-    .suffix = "bias", .shape = {.n_dims = 1, .dim = {5}}, .kind = NN_PARAM_BIAS, .init = NN_INIT_ONE};
+static const nn_param_decl odd = {.suffix = "bias",
+                                  .shape = {.n_dims = 1, .dim = {5}},
+                                  .kind = NN_PARAM_BIAS,
+                                  .init = NN_INIT_ONE};
 
 static nn_param_decl large(nn_init init)
 {

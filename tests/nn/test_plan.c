@@ -110,7 +110,7 @@ static nn_graph *random_graph(uint64_t seed)
 {
     const nn_shape image = {.n_dims = 3, .dim = {2, 3, 3}};
     weave w = {.rng = cvy_rng_open(seed, CVY_RNG_TEST, 2, 0), .n_values = 1};
-    char name[16];
+    char name[32];
 
     assert_ok(nn_graph_create(3, &image, &w.graph));
     const int n_layers = 2 + (int)cvy_rng_below(&w.rng, 24);
@@ -289,6 +289,17 @@ static int reaches_loss(const nn_graph *graph, nn_value x)
     return 0;
 }
 
+/* Whether a trained parameter lies at or before a layer. */
+static int has_parameters_before(const nn_graph *graph, const nn_graph_layer *layer)
+{
+    if (layer->plan.n_params > 0) return 1;
+    for (int j = 0; j < layer->n_inputs; j++) {
+        if (layer->input[j] == 0) continue;
+        if (has_parameters_before(graph, nn_graph_layer_at(graph, layer->input[j] - 1))) return 1;
+    }
+    return 0;
+}
+
 static void check_plan(nn_backend *backend, const nn_graph *graph, int is_inference)
 {
     nn_plan *plan = NULL;
@@ -301,11 +312,9 @@ static void check_plan(nn_backend *backend, const nn_graph *graph, int is_infere
     for (int i = 0; i < plan->n_layers; i++) forward_in(&s, i);
     for (int i = plan->n_layers - 1; i >= 0; i--) {
         const nn_graph_layer *layer = nn_graph_layer_at(graph, i);
-        if (is_inference) {
-            assert_false(plan->runs_backward[i]);
-        } else if (layer->plan.n_params > 0) {
-            assert_int_equal(plan->runs_backward[i] != 0, reaches_loss(graph, layer->output));
-        }
+        const int is_useful = (layer->plan.is_loss || reaches_loss(graph, layer->output)) &&
+                              has_parameters_before(graph, layer);
+        assert_int_equal(plan->runs_backward[i] != 0, is_useful && !is_inference);
         if (plan->runs_backward[i]) backward_in(&s, i);
     }
     reads(&s, VALUE, nn_graph_logits(graph)); /* kept to the end */
@@ -368,7 +377,7 @@ static nn_graph *chain(const char *type, const char *attrs, int n_layers)
     const nn_shape image = {.n_dims = 3, .dim = {4, 8, 8}};
     nn_graph *graph = NULL;
     nn_value x = 0;
-    char name[16];
+    char name[32];
 
     assert_ok(nn_graph_create(2, &image, &graph));
     for (int i = 0; i < n_layers; i++) {
