@@ -206,16 +206,15 @@ static int find_silent(const comm_watchdog *w, double now_s, int *out_is_doubtfu
 }
 
 /* Who holds up whom: a rank at work holds up those that wait for it in the reduction or the update;
- * an idle one comes next (it did not hear the command), then one that waits longest behind. */
+ * an idle one comes next (it did not hear the command), then the one that is furthest behind. */
 static int blame_class(const watched *r)
 {
     switch (phase_of(r)) {
     case COMM_PHASE_IDLE:
         return 1;
     case COMM_PHASE_REDUCE:
-        return 2;
     case COMM_PHASE_UPDATE:
-        return 3;
+        return 2;
     default:
         return 0;
     }
@@ -225,6 +224,7 @@ static int is_more_to_blame(const watched *a, const watched *b)
 {
     if (blame_class(a) != blame_class(b)) return blame_class(a) < blame_class(b);
     if (a->last.step != b->last.step) return a->last.step < b->last.step;
+    if (blame_class(a) == 2 && a->last.phase != b->last.phase) return a->last.phase < b->last.phase;
     /* In its phase since; heartbeats come at different times. */
     return a->beat_s - (double)a->last.phase_s < b->beat_s - (double)b->last.phase_s;
 }

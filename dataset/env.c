@@ -111,7 +111,9 @@ static cvy_status try_open(dataset_env *env, const char *folder, const dataset_l
     if (rc == 0) rc = mdb_env_set_userctx(env->lmdb, env);
     if (rc == 0) rc = mdb_env_set_assert(env->lmdb, on_assert);
     if (rc != 0) return fail_lmdb("set up", env->file, rc);
+    dataset_guard_enter(env->guard_slot);
     *out_rc = mdb_env_open(env->lmdb, folder, flags, 0664);
+    dataset_guard_leave();
     return CVY_OK;
 }
 
@@ -223,14 +225,15 @@ static cvy_status make_env(const char *folder, const char *file, int fd, const s
         status = CVY_FAIL(CVY_ERR_NO_MEMORY, "environment of %s", file);
         goto fail;
     }
-    CVY_GOTO_IF_ERR(fail, status, open_lmdb(env, folder, &shape, options->is_quiet));
-    find_map(env, to_whole_pages(shape.needs_bytes));
-    if (env->map == NULL) cvy_log_debug("%s: the place of its map is unknown", file);
-    env->guard_slot = dataset_guard_add(env->map, env->map_bytes, file);
+    env->guard_slot = dataset_guard_add(file);
     if (env->guard_slot < 0) {
         status = CVY_FAIL(CVY_ERR_OS, "%s: too many datasets are open in one process", file);
         goto fail;
     }
+    CVY_GOTO_IF_ERR(fail, status, open_lmdb(env, folder, &shape, options->is_quiet));
+    find_map(env, to_whole_pages(shape.needs_bytes));
+    if (env->map == NULL) cvy_log_debug("%s: the place of its map is unknown", file);
+    dataset_guard_set_map(env->guard_slot, env->map, env->map_bytes);
     CVY_GOTO_IF_ERR(fail, status, open_database(env));
     *out = env;
     return CVY_OK;

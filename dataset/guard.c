@@ -16,7 +16,7 @@
 
 typedef struct guard_slot {
     atomic_int is_used; /* the other members hold while it is 1 */
-    uintptr_t start, end;
+    atomic_uintptr_t start, end;
     char path[PATH_MAX];
 } guard_slot;
 
@@ -59,7 +59,9 @@ static int find_slot(const siginfo_t *info)
     if (info->si_code <= 0) return -1; /* sent by kill(2), not by the processor */
     for (int i = 0; i < N_SLOTS; i++) {
         if (atomic_load(&slots[i].is_used) == 0) continue;
-        if (address >= slots[i].start && address < slots[i].end) return i;
+        if (address >= atomic_load(&slots[i].start) && address < atomic_load(&slots[i].end)) {
+            return i;
+        }
     }
     return (int)inside;
 }
@@ -119,7 +121,7 @@ static void restore(int signal_number, const struct sigaction *old)
     }
 }
 
-int dataset_guard_add(const void *start, size_t size_bytes, const char *path)
+int dataset_guard_add(const char *path)
 {
     int slot = -1;
 
@@ -129,14 +131,21 @@ int dataset_guard_add(const void *start, size_t size_bytes, const char *path)
     }
     if (slot >= 0) {
         guard_slot *free_slot = &slots[slot];
-        free_slot->start = (uintptr_t)start;
-        free_slot->end = start == NULL ? 0 : (uintptr_t)start + size_bytes + REACH_BYTES;
+        atomic_store(&free_slot->start, 0);
+        atomic_store(&free_slot->end, 0);
         free_slot->path[append(free_slot->path, sizeof free_slot->path - 1, 0, path)] = '\0';
         atomic_store(&free_slot->is_used, 1);
         if (n_used++ == 0) install();
     }
     pthread_mutex_unlock(&guard_lock);
     return slot;
+}
+
+void dataset_guard_set_map(int slot, const void *start, size_t size_bytes)
+{
+    if (start == NULL) return;
+    atomic_store(&slots[slot].start, (uintptr_t)start);
+    atomic_store(&slots[slot].end, (uintptr_t)start + size_bytes + REACH_BYTES);
 }
 
 void dataset_guard_remove(int slot)

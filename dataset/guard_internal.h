@@ -15,9 +15,10 @@
  * were there before. Thread-safe.
  */
 
-/** Watch a map (start NULL: its place is unknown, threads that read are still watched).
- *  @return a slot; -1: all are taken. */
-int dataset_guard_add(const void *start, size_t size_bytes, const char *path);
+/** Watch a file. @return a slot; -1: all are taken. */
+int dataset_guard_add(const char *path);
+/** Tell where its map lies (NULL: unknown); until then only threads that read it are watched. */
+void dataset_guard_set_map(int slot, const void *start, size_t size_bytes);
 void dataset_guard_remove(int slot);
 
 /** Around every look into the map by the calling thread; pairs do not nest. */

@@ -14,9 +14,10 @@
  *
  * LMDB trusts its own file, so opening checks first: regular file, not empty, magic, version, page
  * size, length against the last page of the newer meta page; network file systems are refused
- * unless allowed; one environment a path and process. A SIGBUS or SIGSEGV inside the map (the file
- * was cut while open, or its pages are damaged) ends the process with one line that names the file
- * and exit code 65.
+ * unless allowed; stores of one process on the same file share one environment. A SIGBUS or SIGSEGV
+ * in the map or while LMDB reads it (the file was cut while open, or its pages are damaged) ends
+ * the process with one line that names the file and exit code 65. Thread-safe, except that a reader
+ * belongs to one thread at a time. Open after fork(2), never before.
  */
 typedef struct dataset_info {
     int64_t n_records;
@@ -27,7 +28,7 @@ typedef struct dataset_info {
     int has_manifest;
     int n_channels_stat;            /* length of mean and deviation; 0: unknown */
     double mean[16], deviation[16]; /* per channel, of values in [0, 1] */
-    uint64_t digest;                /* of all records in key order; 0: unknown (foreign) */
+    uint64_t digest;                /* XXH3 of the records' hashes in key order; 0: unknown (foreign) */
     uint64_t identity;              /* for comparing ranks: digest, or a hash of size, count and sampled records */
 } dataset_info;
 
@@ -52,6 +53,16 @@ const char *dataset_store_path(const dataset_store *store);
 /** Compare the file's length with its meta page again (each epoch): CVY_ERR_BAD_DATA, logged. */
 cvy_status dataset_store_recheck(const dataset_store *store);
 
+/**
+ * Read every record and compare with the manifest's digest: for `convoy inspect`. Quiet.
+ *
+ * @param progress  called now and then with records done and in all; nonzero stops; NULL: none.
+ * @return CVY_ERR_BAD_DATA with a reason: the first bad record, or another digest; CVY_ERR_STOPPED.
+ */
+cvy_status dataset_store_verify(dataset_store *store,
+                                int (*progress)(void *arg, int64_t n_done, int64_t n_all),
+                                void *progress_arg, cvy_reason *reason);
+
 /** A reader: one read transaction and scratch of one thread. */
 typedef struct dataset_reader dataset_reader;
 cvy_status dataset_reader_create(dataset_store *store, dataset_reader **out);
@@ -60,7 +71,7 @@ void dataset_reader_destroy(dataset_reader **reader);
 /**
  * Record idx in [0, n_records), checked as in dataset_datum_parse(), label in [0, n_classes). The
  * views live until the next call with this reader. A bad record is CVY_ERR_BAD_DATA with a reason,
- * not logged.
+ * not logged. In a dataset with a manifest a record must have its hash and the right index.
  */
 cvy_status dataset_reader_get(dataset_reader *reader, int64_t idx, dataset_datum *out,
                               cvy_reason *reason);
@@ -70,19 +81,21 @@ cvy_status dataset_reader_get(dataset_reader *reader, int64_t idx, dataset_datum
 typedef struct dataset_writer dataset_writer;
 
 typedef struct dataset_writer_options {
-    int n_classes;
-    const char *const *class_names; /* NULL: numbers */
-    const char *source;             /* for the manifest: what it was made of */
+    int n_classes;                  /* 0: the largest label + 1 */
+    const char *const *class_names; /* n_classes, copied; NULL: numbers */
+    const char *source;             /* for the manifest: what it was made of; NULL: not said */
 } dataset_writer_options;
 
 cvy_status dataset_writer_create(const char *path, const dataset_writer_options *options,
                                  dataset_writer **out);
-/** Append one record; its key is the next number. Grows the map as needed. */
+/** Append one record; its key and its index are the next number. Grows the map as needed. A record
+ *  that a reader would refuse is CVY_ERR_BAD_DATA; a full disk CVY_ERR_CANNOT_WRITE; after a
+ *  failure only discard is left. */
 cvy_status dataset_writer_put(dataset_writer *writer, const dataset_datum *datum);
 /** Per-channel statistics for the manifest: n values in [0, 1] were seen with these sums. */
 void dataset_writer_add_stat(dataset_writer *writer, int channel, double n, double sum,
                              double sum_squares);
-/** Sync, write the manifest, rename. The writer is gone after it. */
+/** Sync, write the manifest, rename. The writer is gone after it; so is, on failure, what it wrote. */
 cvy_status dataset_writer_commit(dataset_writer **writer);
 /** Remove what was written. */
 void dataset_writer_discard(dataset_writer **writer);

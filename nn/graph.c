@@ -105,10 +105,10 @@ static cvy_status layer_failed(const layer_request *request, cvy_status status, 
     char place[128] = "";
 
     if (request->attrs != NULL && !request->is_attrs_owned) {
-        cvy_node_place(request->attrs, place, sizeof place - 2);
-        strcat(place, ": ");
+        cvy_node_place(request->attrs, place, sizeof place);
     }
-    return CVY_FAIL(status, "%slayer '%s' (%s): %s", place, request->name, request->type, reason);
+    return CVY_FAIL(status, "%s%slayer '%s' (%s): %s", place, place[0] != '\0' ? ": " : "",
+                    request->name, request->type, reason);
 }
 
 static cvy_status find_ops(const layer_request *request, const nn_layer_ops **out)

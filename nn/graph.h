@@ -19,7 +19,7 @@
  */
 typedef struct nn_graph nn_graph;
 typedef int nn_value;
-#define NN_NO_VALUE (-1)
+#define NN_NO_VALUE         (-1)
 #define NN_GRAPH_MAX_LAYERS 10000
 
 /** image: (c, h, w) of one input image; minibatch: images per call. The input is value 0. */

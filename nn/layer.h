@@ -19,27 +19,27 @@
 #define NN_LAYER_MAX_PARAMS 8
 #define NN_LAYER_MAX_INPUTS 16
 
-/** What backward reads besides dy; what is not needed may be overwritten after forward. NN_NEEDS_DX:
- *  it must be given a place for dx[0] even where nobody reads it. */
+/** What backward reads besides dy; what is not needed may be overwritten after forward.
+ * NN_NEEDS_DX: it must be given a place for dx[0] even where nobody reads it. */
 enum { NN_NEEDS_X = 1, NN_NEEDS_Y = 2, NN_NEEDS_DX = 4 };
 
 /** Filled when the net is shaped. */
 typedef struct nn_layer_plan {
-    nn_shape out;              /* with the planned minibatch */
+    nn_shape out; /* with the planned minibatch */
     int n_params;
     nn_param_decl params[NN_LAYER_MAX_PARAMS];
-    size_t saved_bytes;        /* kept from forward to backward: masks, batch statistics */
-    unsigned needs;            /* NN_NEEDS_... in backward */
-    int can_run_in_place;      /* y may be the memory of x[0] (and dx[0] that of dy) */
-    int is_loss;               /* fills the outcome; y is (n) per-sample losses */
-    int64_t multiply_adds;     /* of forward, whole minibatch; 0 for elementwise work */
+    size_t saved_bytes;    /* kept from forward to backward: masks, batch statistics */
+    unsigned needs;        /* NN_NEEDS_... in backward */
+    int can_run_in_place;  /* y may be the memory of x[0] (and dx[0] that of dy) */
+    int is_loss;           /* fills the outcome; y is (n) per-sample losses */
+    int64_t multiply_adds; /* of forward, whole minibatch; 0 for elementwise work */
 } nn_layer_plan;
 
 /** Per-sample results of a loss layer, host memory, n of each. */
 typedef struct nn_outcome {
     float *loss;
     int32_t *predicted;
-    int32_t *rank;        /* 0: top-1 correct; < 5: top-5 correct */
+    int32_t *rank; /* 0: top-1 correct; < 5: top-5 correct */
     float *confidence;
 } nn_outcome;
 
@@ -53,27 +53,27 @@ typedef struct nn_layer_call {
     uint64_t seed, step, replica;
 
     int n_inputs;
-    const nn_shape *in_shape;        /* [n_inputs] */
+    const nn_shape *in_shape; /* [n_inputs] */
     const nn_shape *out_shape;
-    const float *const *x;           /* [n_inputs]; in backward NULL unless NN_NEEDS_X */
-    float *y;                        /* in backward NULL unless NN_NEEDS_Y */
-    const float *dy;                 /* backward; NULL for a loss layer */
-    float *const *dx;                /* backward; NULL entries: not wanted */
-    const int *accumulate;           /* backward, [n_inputs] */
-    const float *const *params;      /* [n_params] */
-    float *const *dparams;           /* backward: overwritten. Of a statistic: written in forward */
+    const float *const *x;      /* [n_inputs]; in backward NULL unless NN_NEEDS_X */
+    float *y;                   /* in backward NULL unless NN_NEEDS_Y */
+    const float *dy;            /* backward; NULL for a loss layer */
+    float *const *dx;           /* backward; NULL entries: not wanted */
+    const int *accumulate;      /* backward, [n_inputs] */
+    const float *const *params; /* [n_params] */
+    float *const *dparams;      /* backward: overwritten. Of a statistic: written in forward */
     void *saved;
     void *workspace;
 
-    const int32_t *labels;           /* loss layers */
+    const int32_t *labels; /* loss layers */
     const nn_outcome *outcome;
-    float loss_scale;                /* backward of a loss layer: d total / d sample loss */
+    float loss_scale; /* backward of a loss layer: d total / d sample loss */
 } nn_layer_call;
 
 typedef struct nn_layer_ops {
-    const char *name;               /* "conv2d": the spelling in job files */
-    const char *help;               /* one line */
-    const cvy_config_table *attrs;  /* struct of attributes; NULL: none */
+    const char *name;              /* "conv2d": the spelling in job files */
+    const char *help;              /* one line */
+    const cvy_config_table *attrs; /* struct of attributes; NULL: none */
     int min_inputs, max_inputs;
 
     /** Check attributes against input shapes, fill the plan. Failures are logged as CVY_ERR_CONFIG

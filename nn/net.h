@@ -32,10 +32,10 @@ typedef cvy_status (*nn_net_poll)(void *arg);
 void nn_net_set_poll(nn_net *net, nn_net_poll poll, void *arg);
 
 typedef struct nn_batch {
-    int64_t n;               /* images, <= the graph's minibatch */
-    const float *images;     /* (n, c, h, w) host memory, normalised */
-    const int32_t *labels;   /* (n), host memory; NULL: no loss is computed (predict) */
-    int is_training;         /* batch statistics and dropout; else running statistics */
+    int64_t n;                    /* images, <= the graph's minibatch */
+    const float *images;          /* (n, c, h, w) host memory, normalised */
+    const int32_t *labels;        /* (n), host memory; NULL: no loss is computed (predict) */
+    int is_training;              /* batch statistics and dropout; else running statistics */
     uint64_t seed, step, replica; /* dropout */
 } nn_batch;
 
@@ -55,7 +55,8 @@ cvy_status nn_net_forward(nn_net *net, const nn_batch *batch, const float *weigh
 cvy_status nn_net_backward(nn_net *net, const nn_batch *batch, const float *weights, float *grads,
                            nn_net_ready ready, void *ready_arg);
 
-/** Views of the last forward pass, until the next. outcome: host; logits: (n, classes) host copy. */
+/** Views of the last forward pass, until the next. outcome: host; logits: (n, classes) host copy.
+ */
 const nn_outcome *nn_net_outcome(const nn_net *net);
 cvy_status nn_net_logits(nn_net *net, const float **out);
 

@@ -19,47 +19,48 @@
 #define NN_PARAM_ALIGN 16
 
 typedef enum nn_param_kind {
-    NN_PARAM_WEIGHT,      /* decayed */
-    NN_PARAM_BIAS,        /* decayed unless the optimizer excludes biases */
-    NN_PARAM_NORM,        /* scale or shift of a normalisation: the same */
-    NN_PARAM_RUNNING,     /* running statistic: averaged, not trained */
-    NN_PARAM_TAIL         /* sums that ride along: copied */
+    NN_PARAM_WEIGHT,  /* decayed */
+    NN_PARAM_BIAS,    /* decayed unless the optimizer excludes biases */
+    NN_PARAM_NORM,    /* scale or shift of a normalisation: the same */
+    NN_PARAM_RUNNING, /* running statistic: averaged, not trained */
+    NN_PARAM_TAIL     /* sums that ride along: copied */
 } nn_param_kind;
 
 typedef enum nn_init {
     NN_INIT_ZERO,
     NN_INIT_ONE,
-    NN_INIT_HE_FAN_OUT,      /* normal, deviation sqrt(2 / fan_out): He et al. 2015, torchvision's ResNet */
-    NN_INIT_HE_FAN_IN,       /* normal, deviation sqrt(2 / fan_in) */
-    NN_INIT_UNIFORM_FAN_IN,  /* uniform +- 1 / sqrt(fan_in): PyTorch's default for conv and linear */
-    NN_INIT_XAVIER,          /* uniform +- sqrt(6 / (fan_in + fan_out)): Glorot & Bengio 2010 */
-    NN_INIT_NORMAL           /* normal, deviation init_arg */
+    NN_INIT_HE_FAN_OUT, /* normal, deviation sqrt(2 / fan_out): He et al. 2015, torchvision's ResNet
+                         */
+    NN_INIT_HE_FAN_IN,  /* normal, deviation sqrt(2 / fan_in) */
+    NN_INIT_UNIFORM_FAN_IN, /* uniform +- 1 / sqrt(fan_in): PyTorch's default for conv and linear */
+    NN_INIT_XAVIER,         /* uniform +- sqrt(6 / (fan_in + fan_out)): Glorot & Bengio 2010 */
+    NN_INIT_NORMAL          /* normal, deviation init_arg */
 } nn_init;
 
 /** What a layer declares. */
 typedef struct nn_param_decl {
-    const char *suffix;       /* "weight", "bias", "running_mean": constant text */
+    const char *suffix; /* "weight", "bias", "running_mean": constant text */
     nn_shape shape;
     nn_param_kind kind;
     nn_init init;
     double init_arg;
     int64_t fan_in, fan_out;
-    double running_rate;      /* RUNNING: w += rate (batch - w) */
+    double running_rate; /* RUNNING: w += rate (batch - w) */
 } nn_param_decl;
 
 typedef struct nn_param {
-    char *name;               /* "layer1.0.conv1.weight"; owned by the table */
-    int layer_idx;            /* -1 for the tail */
-    int64_t offset, n_elems;  /* in floats */
+    char *name;              /* "layer1.0.conv1.weight"; owned by the table */
+    int layer_idx;           /* -1 for the tail */
+    int64_t offset, n_elems; /* in floats */
     nn_param_decl decl;
 } nn_param;
 
 typedef struct nn_params {
     int n;
     nn_param *entry;
-    int64_t n_elems;          /* length of the flat buffers, tail included, a multiple of the alignment */
-    int64_t n_trainable;      /* scalars that are trained */
-    int64_t tail_offset;      /* NN_TAIL_... relative to it */
+    int64_t n_elems; /* length of the flat buffers, tail included, a multiple of the alignment */
+    int64_t n_trainable; /* scalars that are trained */
+    int64_t tail_offset; /* NN_TAIL_... relative to it */
 } nn_params;
 
 enum { NN_TAIL_LOSS, NN_TAIL_TOP1, NN_TAIL_TOP5, NN_TAIL_N };

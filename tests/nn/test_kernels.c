@@ -146,7 +146,10 @@ static void sums_of_any_length_are_near_to_double(void **state)
          */
         assert_true(fabs(nn_cpu_sum(n, x) - sum) < 1e-4);
         assert_true(fabs(nn_cpu_dot(n, x, y) - product) < 1e-4);
-        assert_true(fabs(nn_cpu_sum_squares(n, x, 0.25f) - squares) < 1e-6 * (squares + 100.0));
+        double shifted = 1.0, squared = 2.0;
+        nn_cpu_add_moments(n, x, 0.25f, &shifted, &squared);
+        assert_true(fabs(shifted - 1.0 - (sum - 0.25 * (double)n)) < 1e-4);
+        assert_true(fabs(squared - 2.0 - squares) < 1e-6 * (squares + 100.0));
         assert_true(fabs(nn_cpu_dot_centred(n, y, x, 0.25f) - centred) < 1e-4);
     }
     cvy_free(x);

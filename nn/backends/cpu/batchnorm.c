@@ -46,27 +46,23 @@ static void normalise_channel(const nn_bn_geom *geom, const float *x, float *y, 
     }
 }
 
-static double channel_mean(const nn_bn_geom *geom, const float *x)
+/* Mean, and sum of (x - mean)^2. The first pass gives a centre near the mean; what the second finds
+ * around it mends the mean and the squares, so an offset of the channel costs no accuracy. */
+static void channel_moments(const nn_bn_geom *geom, const float *x, double *out_mean,
+                            double *out_squares)
 {
-    double sum = 0.0;
+    const double count = (double)(geom->n * geom->spatial);
+    const int64_t step = geom->c * geom->spatial;
+    double rough = 0.0, sum = 0.0, squares = 0.0;
 
+    for (int64_t n = 0; n < geom->n; n++) rough += nn_cpu_sum(geom->spatial, x + n * step);
+    const float centre = (float)(rough / count);
     for (int64_t n = 0; n < geom->n; n++) {
-        sum += nn_cpu_sum(geom->spatial, x + n * geom->c * geom->spatial);
+        nn_cpu_add_moments(geom->spatial, x + n * step, centre, &sum, &squares);
     }
-    return sum / (double)(geom->n * geom->spatial);
-}
-
-/* Sum of (x - mean)^2, from distances to the mean as a float. */
-static double channel_squares(const nn_bn_geom *geom, const float *x, double mean)
-{
-    const double lost = mean - (double)(float)mean;
-    double sum = 0.0;
-
-    for (int64_t n = 0; n < geom->n; n++) {
-        sum += nn_cpu_sum_squares(geom->spatial, x + n * geom->c * geom->spatial, (float)mean);
-    }
-    sum -= (double)(geom->n * geom->spatial) * lost * lost;
-    return sum < 0.0 ? 0.0 : sum;
+    squares -= sum * sum / count;
+    *out_mean = (double)centre + sum / count;
+    *out_squares = squares < 0.0 ? 0.0 : squares;
 }
 
 static void forward_chunk(void *arg, int64_t chunk_idx, int thread_idx)
@@ -79,8 +75,8 @@ static void forward_chunk(void *arg, int64_t chunk_idx, int thread_idx)
     (void)thread_idx;
     for (int64_t c = span.first; c < span.first + span.n; c++) {
         const float *x = bn->x + c * geom->spatial;
-        const double mean = channel_mean(geom, x);
-        const double squares = channel_squares(geom, x, mean);
+        double mean = 0.0, squares = 0.0;
+        channel_moments(geom, x, &mean, &squares);
         const double invstd = 1.0 / sqrt(squares / (double)count + geom->eps);
 
         normalise_channel(geom, x, bn->y + c * geom->spatial, mean, (double)bn->gamma[c] * invstd,

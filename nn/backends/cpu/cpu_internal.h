@@ -65,8 +65,8 @@ void nn_cpu_gemm_open(void);
 
 double nn_cpu_sum(int64_t n, const float *x);
 double nn_cpu_dot(int64_t n, const float *x, const float *y);
-/** sum of (x - mean)^2. */
-double nn_cpu_sum_squares(int64_t n, const float *x, float mean);
+/** *sum += sum of (x - centre), *squares += sum of (x - centre)^2. */
+void nn_cpu_add_moments(int64_t n, const float *x, float centre, double *sum, double *squares);
 /** sum of dy * (x - mean). */
 double nn_cpu_dot_centred(int64_t n, const float *dy, const float *x, float mean);
 

@@ -37,19 +37,26 @@ static double dot_block(int64_t n, const float *restrict x, const float *restric
     return total(lanes);
 }
 
-static double squares_block(int64_t n, const float *restrict x, float mean)
+static void moments_block(int64_t n, const float *restrict x, float centre, double *sum,
+                          double *squares)
 {
-    float lanes[LANES] = {0.0f};
+    float lanes[LANES] = {0.0f}, square_lanes[LANES] = {0.0f};
     int64_t i = 0;
 
     for (; i + LANES <= n; i += LANES) {
         for (int j = 0; j < LANES; j++) {
-            const float d = x[i + j] - mean;
-            lanes[j] += d * d;
+            const float d = x[i + j] - centre;
+            lanes[j] += d;
+            square_lanes[j] += d * d;
         }
     }
-    for (int j = 0; i + j < n; j++) lanes[j] += (x[i + j] - mean) * (x[i + j] - mean);
-    return total(lanes);
+    for (int j = 0; i + j < n; j++) {
+        const float d = x[i + j] - centre;
+        lanes[j] += d;
+        square_lanes[j] += d * d;
+    }
+    *sum += total(lanes);
+    *squares += total(square_lanes);
 }
 
 static double centred_block(int64_t n, const float *restrict dy, const float *restrict x,
@@ -83,14 +90,11 @@ double nn_cpu_dot(int64_t n, const float *x, const float *y)
     return sum;
 }
 
-double nn_cpu_sum_squares(int64_t n, const float *x, float mean)
+void nn_cpu_add_moments(int64_t n, const float *x, float centre, double *sum, double *squares)
 {
-    double sum = 0.0;
-
     for (int64_t i = 0; i < n; i += BLOCK) {
-        sum += squares_block(nn_cpu_least(BLOCK, n - i), x + i, mean);
+        moments_block(nn_cpu_least(BLOCK, n - i), x + i, centre, sum, squares);
     }
-    return sum;
 }
 
 double nn_cpu_dot_centred(int64_t n, const float *dy, const float *x, float mean)

@@ -1,0 +1,62 @@
+#!/usr/bin/env python3
+"""No silent hang: a rank that is stopped in its step is named with host and phase within the deadline
+and two seconds; the job starts again by itself and ends in the same bits."""
+
+import re
+import signal
+import socket
+import time
+
+from convoy_system import (check, hit, make_dataset, say, start, start_train, state_hash, train, wait,
+                           wait_for_ranks, wait_for_step, write_job)
+
+DEADLINE_S = 3.0
+
+
+def stopped_rank(rank, folder, expected):
+    process = start_train(workers=2, sets=["run=" + folder])
+    found = wait_for_ranks(process, 3)
+    wait_for_step(20, folder, process=process)
+    begin = time.monotonic()
+    check(hit(found[rank], signal.SIGSTOP), "the job had ended")
+    line = None
+    pattern = re.compile(r"rank %d .*%s.*(silent|has not moved).*phase" % (rank, re.escape(socket.gethostname())))
+    while line is None and time.monotonic() - begin < 30:
+        line = next((l for l in open("train.log") if pattern.search(l)), None)
+        time.sleep(0.02)
+    took = time.monotonic() - begin
+    check(line is not None, "no line names rank %d:\n%s" % (rank, open("train.log").read()))
+    check(took <= DEADLINE_S + 2, "named after %.1f s" % took)
+    check(wait(process, 60) == 0, "the job did not end well:\n" + open("train.log").read())
+    named = [l for l in open("train.log") if "silent" in l or "has not moved" in l]
+    check(len(named) == 1, "one line, not %d: %s" % (len(named), named))
+    check(state_hash(folder) == expected, "other bits after a hang of rank %d" % rank)
+    say("rank %d: %.1f s: %s" % (rank, took, line.strip()))
+
+
+def faulty_phase(fault, folder, expected):
+    process = start_train(workers=2, sets=["run=" + folder], env={"CONVOY_FAULT": fault})
+    check(wait(process, 90) == 0, "%s: the job did not end well:\n%s" % (fault, open("train.log").read()))
+    check(re.search(r"rank 2 .*(silent|has not moved)", open("train.log").read()) is not None,
+          "%s: rank 2 was not named:\n%s" % (fault, open("train.log").read()))
+    check(state_hash(folder) == expected, "other bits after " + fault)
+    say(fault + ": named, started again, same bits")
+
+
+def main():
+    start()
+    make_dataset("train.lmdb", 700)
+    make_dataset("val.lmdb", 50, seed=2)
+    write_job(steps="400", checkpoint="{every_steps: 50, every_minutes: 0}",
+              deadline="{step_s: %g, save_s: 5, evaluate_s: 3}" % DEADLINE_S)
+    result = train(workers=2, sets=["run=whole"])
+    check(result.returncode == 0, result.stderr)
+    expected = state_hash("whole")
+    for rank in (2, 1, 0):
+        stopped_rank(rank, "run-%d" % rank, expected)
+    for phase in ("step.data", "step.backward", "step.reduce", "step.update"):
+        faulty_phase("%s:rank=2:step=70:attempt=1=hang" % phase, "run-" + phase, expected)
+    faulty_phase("evaluate:rank=2:attempt=1=hang", "run-evaluate", expected)
+
+
+main()
