@@ -17,6 +17,14 @@
 #define CVY_UNLIKELY(x) (x)
 #endif
 
+/** Makes a typedef of float a vector of so many bytes: typedef float lanes CVY_VECTOR(32); without
+ *  support it stays one float. */
+#if defined(__GNUC__)
+#define CVY_VECTOR(size_bytes) __attribute__((vector_size(size_bytes)))
+#else
+#define CVY_VECTOR(size_bytes)
+#endif
+
 /** Tells the processor that this is a loop that waits for another thread's store. */
 #if defined(__GNUC__) && (defined(__x86_64__) || defined(__i386__))
 #define CVY_CPU_RELAX() __builtin_ia32_pause()

@@ -144,6 +144,16 @@ static size_t format_line(const log_state *state, cvy_log_level level, const cha
     return (size_t)n_chars;
 }
 
+void cvy_log_to_stderr(cvy_log_level level, const char *folder, const char *message)
+{
+    char line[LINE_BYTES];
+
+    pthread_mutex_lock(&log_lock);
+    const log_state state = log_now;
+    pthread_mutex_unlock(&log_lock);
+    write_line(STDERR_FILENO, line, format_line(&state, level, folder, message, line));
+}
+
 void cvy_log_write(cvy_log_level level, const char *folder, const char *format, ...)
 {
     char message[MESSAGE_BYTES];

@@ -39,6 +39,10 @@ typedef void (*cvy_log_sink)(void *arg, cvy_log_level level, const char *folder,
  *  it. */
 void cvy_log_set_sink(cvy_log_sink sink, void *arg);
 
+/** Write one line to stderr alone, past sink, file and level: for a sink that only surrounds what
+ *  would have been written. */
+void cvy_log_to_stderr(cvy_log_level level, const char *folder, const char *message);
+
 /** Errors are written as warnings while on: for a caller that handles the failure itself. Counts,
  *  so pairs nest; per thread. */
 void cvy_log_soften(int delta);
@@ -47,8 +51,8 @@ void cvy_log_write(cvy_log_level level, const char *folder, const char *format, 
     CVY_PRINTF(3, 4);
 
 #define cvy_log_error(...) cvy_log_write(CVY_LOG_ERROR, CVY_FOLDER, __VA_ARGS__)
-#define cvy_log_warn(...) cvy_log_write(CVY_LOG_WARN, CVY_FOLDER, __VA_ARGS__)
-#define cvy_log_info(...) cvy_log_write(CVY_LOG_INFO, CVY_FOLDER, __VA_ARGS__)
+#define cvy_log_warn(...)  cvy_log_write(CVY_LOG_WARN, CVY_FOLDER, __VA_ARGS__)
+#define cvy_log_info(...)  cvy_log_write(CVY_LOG_INFO, CVY_FOLDER, __VA_ARGS__)
 #define cvy_log_debug(...) cvy_log_write(CVY_LOG_DEBUG, CVY_FOLDER, __VA_ARGS__)
 #define cvy_log_trace(...) cvy_log_write(CVY_LOG_TRACE, CVY_FOLDER, __VA_ARGS__)
 

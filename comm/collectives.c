@@ -12,7 +12,7 @@
  */
 
 /* A broadcast goes down the tree in pieces, so that all its levels work at once. */
-#define PIECE_BYTES ((size_t)4 << 20)
+#define PIECE_BYTES  ((size_t)4 << 20)
 #define MAX_CHILDREN 32
 
 /* c->sent_values to dest and c->got_values from source. */
@@ -20,8 +20,8 @@ static cvy_status exchange(comm *c, comm_wait *wait, int dest, int source, size_
 {
     comm_request requests[2] = {{0}};
 
-    CVY_RETURN_IF_ERR(c->ops->receive(c, c->got_values, size_bytes, source, COMM_TAG_COLLECTIVE,
-                                      &requests[0]));
+    CVY_RETURN_IF_ERR(
+        c->ops->receive(c, c->got_values, size_bytes, source, COMM_TAG_COLLECTIVE, &requests[0]));
     CVY_RETURN_IF_ERR(c->ops->send(c, COMM_CHANNEL_DATA, c->sent_values, size_bytes, dest,
                                    COMM_TAG_COLLECTIVE, &requests[1]));
     return comm_wait_for_all(c, wait, requests, 2);

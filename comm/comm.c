@@ -165,7 +165,8 @@ cvy_status comm_wait_for_all(comm *c, comm_wait *wait, comm_request *requests, i
 {
     cvy_status status = CVY_OK;
 
-    /* In order: every test moves all transfers on, so nothing is gained by testing the later ones. */
+    /* In order: every test moves all transfers on, so nothing is gained by testing the later ones.
+     */
     for (int64_t i = 0; i < n && status == CVY_OK; i++) status = wait_for(c, wait, &requests[i]);
     if (status == CVY_OK) return CVY_OK;
     c->is_broken = 1;

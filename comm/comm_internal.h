@@ -14,7 +14,11 @@
  * source and tag; messages are received in the order of arrival, whoever sent them. Per channel,
  * pair of ranks and tag, order is kept; so one tag per purpose is enough.
  */
-typedef enum comm_channel { COMM_CHANNEL_DATA, COMM_CHANNEL_MESSAGES, COMM_N_CHANNELS } comm_channel;
+typedef enum comm_channel {
+    COMM_CHANNEL_DATA,
+    COMM_CHANNEL_MESSAGES,
+    COMM_N_CHANNELS
+} comm_channel;
 
 enum { COMM_TAG_COLLECTIVE = 1, COMM_TAG_SUM, COMM_TAG_WEIGHTS, COMM_TAG_SHARD };
 
@@ -72,13 +76,13 @@ typedef struct comm_parcel comm_parcel;
 #define COMM_N_PARCEL_CLASSES 19
 
 typedef struct comm_mail {
-    comm_parcel *unsent, *unsent_last;        /* FIFO */
+    comm_parcel *unsent, *unsent_last;         /* FIFO */
     comm_parcel *spare[COMM_N_PARCEL_CLASSES]; /* by size */
-    size_t held_bytes;                        /* payload room of all parcels */
-    void *inbox;                              /* what comm_receive shows */
+    size_t held_bytes;                         /* payload room of all parcels */
+    void *inbox;                               /* what comm_receive shows */
     size_t inbox_bytes;
-    comm_letter letter;                       /* being taken while taking is open */
-    int has_letter;                           /* it has come, and waits for room */
+    comm_letter letter; /* being taken while taking is open */
+    int has_letter;     /* it has come, and waits for room */
     comm_request taking;
 } comm_mail;
 
@@ -89,8 +93,8 @@ struct comm { /* first member of each transport's own struct */
     comm_idle idle;
     void *idle_arg;
     int is_broken; /* a wait ended early: requests may be open for ever */
-    int64_t sent_values[COMM_MAX_VALUES], got_values[COMM_MAX_VALUES]; /* of comm_max_i64: here, so
-                     that a transfer that outlives a broken wait has somewhere to go */
+    /* Of comm_max_i64: here, so that a transfer that outlives a broken wait has somewhere to go. */
+    int64_t sent_values[COMM_MAX_VALUES], got_values[COMM_MAX_VALUES];
     comm_mail mail;
 };
 
@@ -104,7 +108,8 @@ typedef struct comm_wait {
 } comm_wait;
 
 comm_wait comm_wait_begin(cvy_deadline deadline);
-/* After a test in vain: yields, later naps; calls the idle function; PEER_LOST past the deadline. */
+/* After a test in vain: yields, later naps; calls the idle function; PEER_LOST past the deadline.
+ */
 cvy_status comm_wait_pause(comm *c, comm_wait *wait);
 /* Something came: naps start short again. */
 void comm_wait_restart(comm_wait *wait);

@@ -37,8 +37,7 @@ static cvy_status post_gather(comm_reducer *r, float *flat)
         comm_reducer_segment(r, bucket, r->rank, &offset, &n);
         for (int i = 1; i < r->n_workers; i++) {
             const int other = (r->rank + i) % r->n_workers;
-            CVY_RETURN_IF_ERR(
-                comm_reducer_post_send(r, flat + offset, n, other, COMM_TAG_WEIGHTS));
+            CVY_RETURN_IF_ERR(comm_reducer_post_send(r, flat + offset, n, other, COMM_TAG_WEIGHTS));
         }
     }
     return CVY_OK;
@@ -61,7 +60,8 @@ cvy_status comm_reducer_gather(comm_reducer *r, float *flat, cvy_deadline deadli
     return finish(r, post_gather(r, flat), deadline, &r->waited_s);
 }
 
-/* --- Between shards and a flat vector on root; these are no part of a step's figures ------------ */
+/* --- Between shards and a flat vector on root; these are no part of a step's figures ------------
+ */
 
 static cvy_status post_collect(comm_reducer *r, const float *shard, int root, float *out_flat)
 {

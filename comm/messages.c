@@ -37,8 +37,10 @@ static int class_of(size_t size_bytes)
 static void queue_unsent(comm_mail *mail, comm_parcel *parcel)
 {
     parcel->next = NULL;
-    if (mail->unsent == NULL) mail->unsent = parcel;
-    else mail->unsent_last->next = parcel;
+    if (mail->unsent == NULL)
+        mail->unsent = parcel;
+    else
+        mail->unsent_last->next = parcel;
     mail->unsent_last = parcel;
 }
 
@@ -137,8 +139,10 @@ cvy_status comm_send(comm *c, int dest, int kind, const void *payload, size_t si
     parcel->request = (comm_request){0};
     status = c->ops->send(c, COMM_CHANNEL_MESSAGES, parcel->payload, size_bytes, dest, kind,
                           &parcel->request);
-    if (parcel->request.is_open) queue_unsent(&c->mail, parcel);
-    else keep_spare(&c->mail, parcel);
+    if (parcel->request.is_open)
+        queue_unsent(&c->mail, parcel);
+    else
+        keep_spare(&c->mail, parcel);
     return status;
 }
 

@@ -33,8 +33,7 @@ cvy_status comm_reducer_post_send(comm_reducer *r, const float *values, int64_t 
     return CVY_OK;
 }
 
-cvy_status comm_reducer_post_receive(comm_reducer *r, float *values, int64_t n, int source,
-                                     int tag)
+cvy_status comm_reducer_post_receive(comm_reducer *r, float *values, int64_t n, int source, int tag)
 {
     if (n == 0) return CVY_OK;
     CVY_RETURN_IF_ERR(r->workers->ops->receive(r->workers, values, (size_t)n * sizeof *values,
@@ -70,8 +69,7 @@ cvy_status comm_reducer_complete(comm_reducer *r, comm_wait *wait)
 static cvy_status check_options(const comm *workers, const comm_reducer_options *options)
 {
     if (options->n_elems < 1 || options->bucket_elems < 1 ||
-        options->n_replicas < comm_size(workers) ||
-        options->n_replicas > COMM_TREE_MAX_REPLICAS) {
+        options->n_replicas < comm_size(workers) || options->n_replicas > COMM_TREE_MAX_REPLICAS) {
         return CVY_FAIL(CVY_ERR_INVALID_ARG,
                         "reduction of %lld floats in buckets of %lld, %lld replicas on %d workers",
                         (long long)options->n_elems, (long long)options->bucket_elems,
@@ -94,8 +92,9 @@ static cvy_status compare_options(comm *workers, const comm_reducer_options *opt
     if (values[2 * N_OPTIONS] > 0) return (cvy_status)-values[2 * N_OPTIONS];
     for (int i = 0; i < N_OPTIONS; i++) {
         if (values[i] == -values[N_OPTIONS + i]) continue;
-        return CVY_FAIL(CVY_ERR_INTERNAL, "workers want different reductions: option %d is %lld to %lld",
-                        i, (long long)-values[N_OPTIONS + i], (long long)values[i]);
+        return CVY_FAIL(CVY_ERR_INTERNAL,
+                        "workers want different reductions: option %d is %lld to %lld", i,
+                        (long long)-values[N_OPTIONS + i], (long long)values[i]);
     }
     return CVY_OK;
 }
@@ -145,8 +144,7 @@ static cvy_status plan_pieces(comm_reducer *r)
         for (int i = 0; i < r->n_nodes[w]; i++) {
             const int n_under = whole.n, n_taken = comm_tree_push(&whole, part.node[i]);
             const int mine = r->n_pieces++;
-            r->piece[mine] =
-                (comm_piece){.worker = w, .place = w == r->rank ? i : r->n_foreign++};
+            r->piece[mine] = (comm_piece){.worker = w, .place = w == r->rank ? i : r->n_foreign++};
             for (int k = 1; k <= n_taken; k++)
                 r->merge[n_merges++] = (comm_merge){.into = mine, .from = waiting[n_under - k]};
             waiting[whole.n - 1] = mine;
@@ -224,8 +222,10 @@ cvy_status comm_reducer_create(comm *workers, const comm_reducer_options *option
     status = compare_options(workers, options, status, deadline);
     if (status == CVY_OK && options->mode == COMM_REDUCE_NATIVE)
         status = workers->ops->native_open(workers, deadline);
-    if (status == CVY_OK) *out = r;
-    else comm_reducer_destroy(&r);
+    if (status == CVY_OK)
+        *out = r;
+    else
+        comm_reducer_destroy(&r);
     return status;
 }
 
@@ -363,8 +363,7 @@ cvy_status comm_reducer_ready(comm_reducer *r, int64_t from_offset)
 
     CVY_RETURN_IF_ERR(r->begin_status);
     if (r->next_bucket < 0) return comm_reducer_poll(r);
-    while (r->next_bucket >= 0 &&
-           comm_bucket_offset(&r->buckets, r->next_bucket) >= from_offset) {
+    while (r->next_bucket >= 0 && comm_bucket_offset(&r->buckets, r->next_bucket) >= from_offset) {
         fold_bucket(r, r->next_bucket);
         if (is_last) {
             const cvy_status status = send_bucket(r, r->next_bucket);

@@ -31,19 +31,19 @@ struct comm_reducer {
     int held[COMM_TREE_MAX_DEPTH];  /* buffer of each node on the stack */
     int taken[COMM_TREE_MAX_DEPTH]; /* buffers that the current replica takes in, in this order */
     int n_taken;
-    int64_t n_begun;  /* replicas of this step */
+    int64_t n_begun; /* replicas of this step */
     cvy_status begin_status;
-    int next_bucket;  /* the next to be folded, from the last down; -1: all are */
+    int next_bucket; /* the next to be folded, from the last down; -1: all are */
 
     /* Exchange. */
-    int *n_nodes;       /* (n_workers) that each sends per bucket */
-    comm_piece *piece;  /* (n_pieces) all workers' nodes, left to right; the last holds the sum */
-    comm_merge *merge;  /* (n_pieces - 1), in order */
+    int *n_nodes;      /* (n_workers) that each sends per bucket */
+    comm_piece *piece; /* (n_pieces) all workers' nodes, left to right; the last holds the sum */
+    comm_merge *merge; /* (n_pieces - 1), in order */
     int n_pieces, n_foreign;
-    float *incoming;    /* by bucket, the others' pieces of the own segment */
+    float *incoming;          /* by bucket, the others' pieces of the own segment */
     int64_t *incoming_offset; /* (n_buckets) in elements, of one piece */
     comm_request *receive, *send;
-    int64_t n_receives, n_sends; /* posted in this step's reduction, gather, ... */
+    int64_t n_receives, n_sends;         /* posted in this step's reduction, gather, ... */
     int64_t receive_cursor, send_cursor; /* those before are done */
 
     int64_t sent_bytes; /* of the last step */

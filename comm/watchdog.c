@@ -6,25 +6,25 @@
 #include <string.h>
 
 /* Step times remembered for the automatic deadline. */
-#define N_STEPS 100
-#define STEP_MIN_S 10.0
+#define N_STEPS     100
+#define STEP_MIN_S  10.0
 #define STEP_FACTOR 5.0
 
 typedef struct watched {
-    double heard_s;      /* last message */
-    double beat_s;       /* last heartbeat */
-    double progress_s;   /* when its n_progress last grew */
+    double heard_s;    /* last message */
+    double beat_s;     /* last heartbeat */
+    double progress_s; /* when its n_progress last grew */
     int has_beat;
     comm_heartbeat last; /* valid when has_beat */
 } watched;
 
 struct comm_watchdog {
     comm_watchdog_options options;
-    watched *rank;         /* (n_ranks); rank 0 unused */
+    watched *rank; /* (n_ranks); rank 0 unused */
     comm_phase expected;
-    double called_s;       /* last call of any kind: a gap is a pause of the watcher */
-    double progress_s;     /* of any rank, or of a command */
-    int has_stepped;       /* a step was done: the start is over */
+    double called_s;   /* last call of any kind: a gap is a pause of the watcher */
+    double progress_s; /* of any rank, or of a command */
+    int has_stepped;   /* a step was done: the start is over */
     int64_t newest_step;
     int64_t step[N_STEPS]; /* of each remembered time, by step modulo N_STEPS */
     double step_s[N_STEPS];
@@ -83,8 +83,7 @@ const comm_heartbeat *comm_watchdog_last(const comm_watchdog *w, int rank)
 static void restart_clocks(comm_watchdog *w, double now_s)
 {
     w->progress_s = now_s;
-    for (int i = 0; i < w->options.n_ranks; i++)
-        w->rank[i].heard_s = w->rank[i].progress_s = now_s;
+    for (int i = 0; i < w->options.n_ranks; i++) w->rank[i].heard_s = w->rank[i].progress_s = now_s;
 }
 
 /* Every call passes here: whoever was not running himself cannot say who was silent. */
@@ -185,8 +184,7 @@ static void describe(const comm_watchdog *w, int rank, int is_stuck, double sile
 
 /* The rank that is furthest past its limit without a word. *out_is_doubtful: some rank has been
  * silent for half of its limit and may be the one that holds the others up. */
-static int find_silent(const comm_watchdog *w, double now_s, int *out_is_doubtful,
-                       comm_silent *out)
+static int find_silent(const comm_watchdog *w, double now_s, int *out_is_doubtful, comm_silent *out)
 {
     double worst_s = 0;
     int worst = 0;

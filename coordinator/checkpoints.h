@@ -13,9 +13,11 @@
  * Publishing: coordinator_checkpoints_begin() makes `step-N.tmp-RANDOM` (0700, exclusive); the lead
  * worker writes and syncs the two big files in it; _publish() writes state.json, syncs it and the
  * folder, reads everything back against its hashes, renames, syncs the parent, replaces `latest`
- * (a hint, never trusted), and only then prunes: rename to `.trash-...`, remove; never below keep
- * (>= 2), and never the last one that was read back. Any error drops the temporary: the older
- * checkpoints are never touched. Used by one process at a time (the run folder is locked).
+ * (a hint, never trusted), and only then prunes: rename to `.trash-...`, remove. The newest keep
+ * (>= 2) stay, of which the one just read back is always one; a checkpoint that _newest() found
+ * damaged does not count and goes when keep others stand. Any error drops the temporary: the older
+ * checkpoints are never touched. Written by one process at a time (the run folder is locked);
+ * others may read meanwhile.
  */
 typedef struct coordinator_state {
     int64_t step;      /* steps done */
@@ -30,9 +32,9 @@ typedef struct coordinator_state {
     uint64_t optimizer_bytes, optimizer_hash;
     char arch[64];
     int n_classes;
-    char device[16];     /* backend that made it: bits are promised for the same one */
-    char version[32];    /* of convoy */
-    char written_at[32]; /* wall clock, for people */
+    char device[16];         /* backend that made it: bits are promised for the same one */
+    char convoy_version[32]; /* of convoy */
+    char written_at[32];     /* wall clock, for people */
 } coordinator_state;
 
 typedef struct coordinator_checkpoints coordinator_checkpoints;
@@ -63,12 +65,14 @@ void coordinator_checkpoints_discard(coordinator_checkpoints *checkpoints);
 cvy_status coordinator_checkpoints_newest(coordinator_checkpoints *checkpoints,
                                           const char **out_folder, coordinator_state *out_state);
 
-/** Read and verify one checkpoint folder, quietly. */
+/** Read and verify one checkpoint folder, quietly: CVY_ERR_BAD_DATA, CVY_ERR_PERMISSION or
+ *  CVY_ERR_NO_MEMORY with a reason that names the file. */
 cvy_status coordinator_checkpoint_read(const char *folder, coordinator_state *out,
                                        cvy_reason *reason);
 
 /** Find what PATH means for eval, predict and inspect: a checkpoint folder itself, or the newest
- *  whole one of a run folder; cvy_free() *out_folder. */
+ *  whole one of a run folder, which may be training; cvy_free() *out_folder. Failures are logged.
+ */
 cvy_status coordinator_checkpoint_locate(const char *path, char **out_folder,
                                          coordinator_state *out_state);
 

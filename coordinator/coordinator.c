@@ -182,13 +182,14 @@ static int64_t next_due_step(const coordinator *c)
 
 static char *evaluation_path(const coordinator *c)
 {
-    return cvy_text_format("%s/eval/step-%08lld-val.json", c->job->run, (long long)c->step);
+    return cvy_text_format("%s/eval/" COORDINATOR_EVALUATION_NAME, c->job->run, (long long)c->step);
 }
 
-/* An evaluation that an earlier launch finished is not done again. */
+/* An evaluation that an earlier launch finished is not done again: what lies there is of the
+ * weights that training goes on from, later ones were removed at the start. */
 static int evaluation_is_due(const coordinator *c)
 {
-    if (c->parts->n_val == 0 || c->step == 0) return 0;
+    if (c->parts->n_val == 0 || c->step == 0 || c->evaluated_step == c->step) return 0;
     if (c->step < c->parts->total_steps &&
         !is_multiple((double)c->job->evaluate.every_steps, c->step) &&
         !is_multiple(epochs_to_steps(c, c->job->evaluate.every_epochs), c->step)) {
@@ -260,6 +261,12 @@ static void note_evaluation(const coordinator_evaluation_summary *summary, coord
     out->loss = summary->loss;
 }
 
+/* JSON has no NaN or infinity. */
+static json_t *real_or_null(double value)
+{
+    return isfinite(value) ? json_real(value) : json_null();
+}
+
 static cvy_status evaluate_in_training(coordinator *c, coordinator_result *out)
 {
     coordinator_evaluation_summary summary;
@@ -268,6 +275,7 @@ static cvy_status evaluate_in_training(coordinator *c, coordinator_result *out)
 
     CVY_RETURN_IF_ERR(run_evaluation(c, &summary, &is_whole));
     if (!is_whole) return CVY_OK;
+    c->evaluated_step = c->step;
     note_evaluation(&summary, out);
     char *path = evaluation_path(c);
     if (path == NULL) return CVY_FAIL(CVY_ERR_NO_MEMORY, "path of an evaluation");
@@ -283,11 +291,10 @@ static cvy_status evaluate_in_training(coordinator *c, coordinator_result *out)
                  (double)c->step / (double)c->parts->steps_per_epoch, (long long)c->step,
                  summary.loss, 100 * summary.top1, (long long)summary.n_top1,
                  (long long)(summary.n_records - summary.n_bad), 100 * summary.top5);
-    coordinator_event(c,
-                      json_pack("{s:s, s:I, s:f, s:f, s:f, s:f}", "event", "evaluated", "step",
-                                (json_int_t)c->step, "loss",
-                                isfinite(summary.loss) ? summary.loss : -1.0, "top1", summary.top1,
-                                "top5", summary.top5, "seconds", cvy_clock_now_s() - start_s));
+    coordinator_event(c, json_pack("{s:s, s:I, s:o, s:o, s:o, s:f}", "event", "evaluated", "step",
+                                   (json_int_t)c->step, "loss", real_or_null(summary.loss), "top1",
+                                   real_or_null(summary.top1), "top5", real_or_null(summary.top5),
+                                   "seconds", cvy_clock_now_s() - start_s));
     return CVY_OK;
 }
 
@@ -421,7 +428,8 @@ static cvy_status open_coordinator(coordinator *c, const coordinator_options *op
                        .phase = COMM_PHASE_START,
                        .lock_fd = -1,
                        .log_fd = -1,
-                       .saved_step = -1};
+                       .saved_step = -1,
+                       .evaluated_step = -1};
     c->worker = cvy_alloc_zero((size_t)c->n_workers, sizeof *c->worker);
     if (c->worker == NULL) return CVY_FAIL(CVY_ERR_NO_MEMORY, "%d workers", c->n_workers);
     CVY_RETURN_IF_ERR(open_bad(&c->bad[0], c->parts->n_train));

@@ -45,7 +45,8 @@ typedef struct coordinator {
     int64_t n_skipped;
     int64_t saved_step; /* of the newest checkpoint; -1: none */
     double saved_at_s;
-    int is_saving; /* a SAVE is on its way */
+    int64_t evaluated_step; /* by this process, written or not; -1: none */
+    int is_saving;          /* a SAVE is on its way */
     int64_t saving_step;
     int n_failed_saves; /* in a row */
 

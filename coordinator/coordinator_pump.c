@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "coordinator/coordinator_internal.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -83,6 +84,12 @@ static json_t *worker_times(const coordinator *c)
     return times;
 }
 
+/* JSON has no NaN or infinity. */
+static json_t *real_or_null(double value)
+{
+    return isfinite(value) ? json_real(value) : json_null();
+}
+
 static void hear_metrics(coordinator *c, const comm_metrics *m)
 {
     int slowest_rank = 0;
@@ -98,21 +105,19 @@ static void hear_metrics(coordinator *c, const comm_metrics *m)
     }
     if (c->metrics == NULL) return;
     const double n = (double)m->n_samples;
-    json_t *line = json_pack(
-        "{s:I, s:f, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:I, s:I}", "step",
-        (json_int_t)m->step, "epoch", (double)m->step / (double)c->parts->steps_per_epoch, "steps",
-        (json_int_t)m->n_steps, "loss", m->loss, "top1", m->n_top1 / n, "top5", m->n_top5 / n, "lr",
-        m->lr, "images_per_s", m->seconds > 0 ? n / m->seconds : 0.0, "step_time_s",
-        m->seconds / (double)m->n_steps, "data_wait_s", m->data_wait_s, "compute_s", m->compute_s,
-        "reduce_s", m->reduce_s, "update_s", m->update_s, "reduce_bytes",
-        (json_int_t)m->reduce_bytes, "skipped", (json_int_t)m->n_skipped);
-    if (line == NULL) { /* a loss that is not finite has no JSON */
-        line = json_pack("{s:I, s:n, s:I}", "step", (json_int_t)m->step, "loss", "skipped",
-                         (json_int_t)m->n_skipped);
-    } else {
-        (void)json_object_set_new(line, "worker_step_times_s", worker_times(c));
-    }
-    coordinator_records_append(c->metrics, line);
+    coordinator_records_append(
+        c->metrics,
+        json_pack(
+            "{s:I, s:f, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:f, s:f, s:f, s:f, s:I, s:I, s:o}",
+            "step", (json_int_t)m->step, "epoch",
+            (double)m->step / (double)c->parts->steps_per_epoch, "steps", (json_int_t)m->n_steps,
+            "loss", real_or_null(m->loss), "top1", real_or_null(m->n_top1 / n), "top5",
+            real_or_null(m->n_top5 / n), "lr", real_or_null(m->lr), "images_per_s",
+            real_or_null(n / m->seconds), "step_time_s",
+            real_or_null(m->seconds / (double)m->n_steps), "data_wait_s", m->data_wait_s,
+            "compute_s", m->compute_s, "reduce_s", m->reduce_s, "update_s", m->update_s,
+            "reduce_bytes", (json_int_t)m->reduce_bytes, "skipped", (json_int_t)m->n_skipped,
+            "worker_step_times_s", worker_times(c)));
 }
 
 static cvy_status hear_bad_record(coordinator *c, const comm_bad_record *bad)
@@ -145,10 +150,21 @@ static cvy_status hear_bad_record(coordinator *c, const comm_bad_record *bad)
                     c->job->data.max_bad_fraction);
 }
 
-static void hear_trained(coordinator *c, coordinator_worker *from, const comm_trained *trained)
+static cvy_status hear_trained(coordinator *c, coordinator_worker *from,
+                               const comm_trained *trained)
 {
     from->is_trained = 1;
     c->step = trained->step;
+    return (cvy_status)trained->status;
+}
+
+/* The worker logged why; the run's own log gets who. */
+static cvy_status hear_failed(const coordinator *c, int rank, const comm_failed *failed)
+{
+    cvy_log_info("rank %d on %s must end, in phase %s at step %lld: %.*s", rank,
+                 comm_host(c->world, rank), comm_phase_text((comm_phase)failed->phase),
+                 (long long)failed->step, (int)sizeof failed->message, failed->message);
+    return failed->status < 0 ? (cvy_status)failed->status : CVY_ERR_INTERNAL;
 }
 
 static cvy_status hear_results(coordinator *c, const comm_message *message)
@@ -191,13 +207,13 @@ static cvy_status hear(coordinator *c, const comm_message *message)
         CASE(COMM_HEARTBEAT, comm_heartbeat, (void)body)
         CASE(COMM_HELLO, comm_hello, from->hello = *body, from->has_hello = 1)
         CASE(COMM_METRICS, comm_metrics, hear_metrics(c, body))
-        CASE(COMM_TRAINED, comm_trained, hear_trained(c, from, body))
+        CASE(COMM_TRAINED, comm_trained, CVY_RETURN_IF_ERR(hear_trained(c, from, body)))
         CASE(COMM_SAVED, comm_saved, CVY_RETURN_IF_ERR(coordinator_end_save(c, body)))
         CASE(COMM_BAD_RECORD, comm_bad_record, CVY_RETURN_IF_ERR(hear_bad_record(c, body)))
         CASE(COMM_SIGNALLED, comm_signalled, hear_signal(c, message->source, body->signal))
         CASE(COMM_EVALUATED, comm_evaluated, from->is_evaluated = 1,
              c->is_evaluation_left |= body->status != CVY_OK)
-        CASE(COMM_FAILED, comm_failed, return (cvy_status)body->status)
+        CASE(COMM_FAILED, comm_failed, return hear_failed(c, message->source, body))
     case COMM_READY:
         from->is_ready = 1;
         return CVY_OK;

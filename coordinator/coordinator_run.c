@@ -123,13 +123,19 @@ static cvy_status open_records(coordinator *c, const char *run)
 {
     char *metrics = cvy_path_join(run, "metrics.jsonl");
     char *events = cvy_path_join(run, "events.jsonl");
-    cvy_status status = CVY_ERR_NO_MEMORY;
+    char *evaluations = cvy_path_join(run, "eval");
+    cvy_status status = CVY_OK;
 
-    if (metrics == NULL || events == NULL) goto done;
+    if (metrics == NULL || events == NULL || evaluations == NULL) {
+        status = CVY_FAIL(CVY_ERR_NO_MEMORY, "paths of the run's records");
+        goto done;
+    }
+    CVY_GOTO_IF_ERR(done, status, coordinator_evaluations_drop_after(evaluations, c->step));
     CVY_GOTO_IF_ERR(done, status, coordinator_records_open(metrics, c->step, &c->metrics));
     status = coordinator_records_open(events, -1, &c->events);
 
 done:
+    cvy_free(evaluations);
     cvy_free(events);
     cvy_free(metrics);
     return status;
@@ -214,7 +220,7 @@ static cvy_status publish(coordinator *c, const comm_saved *saved)
     CVY_RETURN_IF_ERR(cvy_job_digest(c->options->root, &state.job_digest));
     snprintf(state.arch, sizeof state.arch, "%s", c->parts->arch);
     snprintf(state.device, sizeof state.device, "%s", c->worker[0].hello.backend);
-    snprintf(state.version, sizeof state.version, "%s", CONVOY_VERSION);
+    snprintf(state.convoy_version, sizeof state.convoy_version, "%s", CONVOY_VERSION);
     cvy_clock_wall_text(state.written_at);
     return coordinator_checkpoints_publish(c->checkpoints, &state);
 }

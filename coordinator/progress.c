@@ -1,10 +1,11 @@
 #include "coordinator/progress.h"
 
 #include "base/alloc.h"
-#include "base/clock.h"
 #include "base/log.h"
 
+#include <errno.h>
 #include <math.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -22,13 +23,14 @@ struct coordinator_progress {
     int64_t lined_epoch;
     int n_lines;
     double images_per_s;   /* smoothed */
+    pthread_mutex_t lock;  /* the terminal and line: any thread may log */
     char line[LINE_BYTES]; /* what stands on the terminal; empty: nothing */
 };
 
 void coordinator_text_count(double value, char out[32])
 {
     char digits[32];
-    const long long whole = llround(fmax(value, 0));
+    const long long whole = llround(fmin(fmax(value, 0), 9e18));
     const int n = snprintf(digits, sizeof digits, "%lld", whole);
     int to = 0;
 
@@ -49,11 +51,20 @@ void coordinator_text_duration(double seconds, char out[32])
         snprintf(out, 32, "%lld:%02lld:%02lld", s / 3600, s / 60 % 60, s % 60);
 }
 
-/* Write the whole line, best effort: a terminal that is gone costs nothing. */
+/* Best effort: a terminal that is gone costs nothing (SIGPIPE is ignored in all of convoy). */
 static void put(const char *text)
 {
-    const size_t n = strlen(text);
-    if (write(STDERR_FILENO, text, n) != (ssize_t)n) return;
+    const int errno_before = errno; /* a caller may log between a failure and its strerror() */
+    size_t n_left = strlen(text);
+
+    while (n_left > 0) {
+        const ssize_t n = write(STDERR_FILENO, text, n_left);
+        if (n < 0 && errno == EINTR) continue;
+        if (n <= 0) break;
+        text += n;
+        n_left -= (size_t)n;
+    }
+    errno = errno_before;
 }
 
 static void erase(coordinator_progress *p)
@@ -66,11 +77,11 @@ static void around_log(void *arg, cvy_log_level level, const char *folder, const
 {
     coordinator_progress *p = arg;
 
+    pthread_mutex_lock(&p->lock);
     erase(p);
-    cvy_log_set_sink(NULL, NULL);
-    cvy_log_write(level, folder, "%s", message);
-    cvy_log_set_sink(around_log, p);
-    if (p->line[0] != 0) put(p->line);
+    cvy_log_to_stderr(level, folder, message);
+    put(p->line);
+    pthread_mutex_unlock(&p->lock);
 }
 
 cvy_status coordinator_progress_create(const coordinator_progress_options *options,
@@ -80,9 +91,14 @@ cvy_status coordinator_progress_create(const coordinator_progress_options *optio
 
     *out = NULL;
     if (p == NULL) return CVY_FAIL(CVY_ERR_NO_MEMORY, "progress");
+    CVY_ASSERT(options->total_steps >= 1 && options->steps_per_epoch >= 1);
     p->options = *options;
+    p->drawn_at_s = -INFINITY; /* the first figures are shown at once */
     p->lined_epoch = -1;
-    p->line_at_s = cvy_clock_now_s() - FIRST_INTERVAL_S; /* the first figures are shown at once */
+    if (pthread_mutex_init(&p->lock, NULL) != 0) {
+        cvy_free(p);
+        return CVY_FAIL(CVY_ERR_OS, "lock of the progress line");
+    }
     if (options->columns > 0) cvy_log_set_sink(around_log, p);
     *out = p;
     return CVY_OK;
@@ -97,6 +113,7 @@ void coordinator_progress_destroy(coordinator_progress **address)
         cvy_log_set_sink(NULL, NULL);
         if (p->line[0] != 0) put("\n");
     }
+    (void)pthread_mutex_destroy(&p->lock);
     cvy_free(p);
     *address = NULL;
 }
@@ -115,7 +132,7 @@ static void bar_text(double share, char out[32])
 
 typedef struct figures {
     int64_t epoch, n_epochs;
-    double epoch_share;
+    double epoch_share, top1; /* in percent; NaN without a sample */
     char rate[32], left[32], slowest[128];
 } figures;
 
@@ -129,6 +146,7 @@ static figures find_figures(const coordinator_progress *p, const comm_metrics *m
 
     f.epoch_share = (double)(m->step - (f.epoch - 1) * o->steps_per_epoch) /
                     (double)o->steps_per_epoch;
+    f.top1 = m->n_samples > 0 ? 100 * m->n_top1 / (double)m->n_samples : NAN;
     coordinator_text_count(p->images_per_s, f.rate);
     const double n_left = (double)(o->total_steps - m->step) * (double)o->global_batch;
     coordinator_text_duration(p->images_per_s > 0 ? n_left / p->images_per_s : 0, f.left);
@@ -141,18 +159,19 @@ static figures find_figures(const coordinator_progress *p, const comm_metrics *m
 static void draw(coordinator_progress *p, const comm_metrics *m, const figures *f)
 {
     char bar[32], text[LINE_BYTES];
-    const double top1 = 100 * m->n_top1 / (double)m->n_samples;
 
     bar_text(f->epoch_share, bar);
     snprintf(text, sizeof text,
              "epoch %lld/%lld %s  step %lld/%lld  loss %.3f  top-1 %.1f %%  %s images/s  %s left%s",
              (long long)f->epoch, (long long)f->n_epochs, bar, (long long)m->step,
-             (long long)p->options.total_steps, m->loss, top1, f->rate, f->left, f->slowest);
+             (long long)p->options.total_steps, m->loss, f->top1, f->rate, f->left, f->slowest);
     const int width = p->options.columns - 1;
     if (width < LINE_BYTES - 1) text[width] = 0;
+    pthread_mutex_lock(&p->lock);
     erase(p);
     memcpy(p->line, text, sizeof text);
     put(p->line);
+    pthread_mutex_unlock(&p->lock);
 }
 
 static int line_is_due(const coordinator_progress *p, int64_t epoch, double now_s)
@@ -164,7 +183,7 @@ static int line_is_due(const coordinator_progress *p, int64_t epoch, double now_
 void coordinator_progress_update(coordinator_progress *p, const comm_metrics *m, int slowest_rank,
                                  const char *slowest_host, double slowest_by, double now_s)
 {
-    if (m->seconds > 0) {
+    if (m->seconds > 0 && m->n_samples > 0) {
         const double rate = (double)m->n_samples / m->seconds;
         p->images_per_s = p->images_per_s > 0 ? 0.8 * p->images_per_s + 0.2 * rate : rate;
     }
@@ -183,6 +202,5 @@ void coordinator_progress_update(coordinator_progress *p, const comm_metrics *m,
     cvy_log_info(
         "epoch %lld/%lld, step %lld/%lld: loss %.4f, top-1 %.1f %%, %s images/s, %s left%s",
         (long long)f.epoch, (long long)f.n_epochs, (long long)m->step,
-        (long long)p->options.total_steps, m->loss, 100 * m->n_top1 / (double)m->n_samples, f.rate,
-        f.left, f.slowest);
+        (long long)p->options.total_steps, m->loss, f.top1, f.rate, f.left, f.slowest);
 }

@@ -19,6 +19,7 @@ struct coordinator_records {
     char *path;
     int is_timed;   /* events carry their time */
     int has_failed; /* said once */
+    int is_cut;     /* the file ends within a line */
 };
 
 /* The JSON object of one line without its newline; NULL for a line that is none (cut, damaged). */
@@ -57,7 +58,7 @@ static size_t keep_lines(char *text, size_t size_bytes, int64_t after_step)
     return to;
 }
 
-/* Drop what a resumed run will write again, and a cut last line. */
+/* Drop what a resumed run will write again, and lines that are none. */
 static cvy_status trim(const char *path, int64_t after_step)
 {
     char *text = NULL;
@@ -106,6 +107,13 @@ void coordinator_records_close(coordinator_records **address)
     *address = NULL;
 }
 
+static void complain(coordinator_records *records, const char *why)
+{
+    if (!records->has_failed)
+        cvy_log_warn("write %s: %s: these figures are lost, training goes on", records->path, why);
+    records->has_failed = 1;
+}
+
 static void append_line(coordinator_records *records, const char *line, size_t size_bytes)
 {
     ssize_t n = 0;
@@ -114,15 +122,11 @@ static void append_line(coordinator_records *records, const char *line, size_t s
         n = write(records->fd, line, size_bytes);
     } while (n < 0 && errno == EINTR);
     if (n == (ssize_t)size_bytes) {
-        records->has_failed = 0;
+        records->has_failed = records->is_cut = 0;
         return;
     }
-    /* A part of a line would spoil the next one too: end it, so that readers drop it alone. */
-    const char *why = n < 0 ? strerror(errno) : "short write";
-    if (n > 0 && write(records->fd, "\n", 1) < 0) why = strerror(errno);
-    if (!records->has_failed)
-        cvy_log_warn("write %s: %s: these figures are lost, training goes on", records->path, why);
-    records->has_failed = 1;
+    if (n > 0) records->is_cut = 1;
+    complain(records, n < 0 ? strerror(errno) : "the disk took only a part of a line");
 }
 
 void coordinator_records_append(coordinator_records *records, json_t *object)
@@ -135,8 +139,12 @@ void coordinator_records_append(coordinator_records *records, json_t *object)
         (void)json_object_set_new(object, "time", json_string(time_text));
     }
     char *text = json_dumps(object, JSON_COMPACT | JSON_REAL_PRECISION(9));
-    char *line = text != NULL ? cvy_text_format("%s\n", text) : NULL;
-    if (line != NULL) append_line(records, line, strlen(line));
+    /* After a line that was cut a new one begins, so that readers drop that one alone. */
+    char *line = text != NULL ? cvy_text_format("%s%s\n", records->is_cut ? "\n" : "", text) : NULL;
+    if (line != NULL)
+        append_line(records, line, strlen(line));
+    else
+        complain(records, "out of memory");
     cvy_free(line);
     free(text);
     json_decref(object);

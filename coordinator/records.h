@@ -10,8 +10,8 @@
  * The run folder's line files: metrics.jsonl (figures of steps) and events.jsonl (what happened:
  * "start", "workers", "resumed", "evaluated", "saved", "save_failed", "bad_record", "skipped",
  * "silent", "stopped", "finished", "failed"). One JSON object a line, appended with one write(2);
- * a failing disk is a warning once, training goes on. A last line that is cut is dropped on
- * reading.
+ * a disk that fails is one warning until it works again; what could not be written is lost and
+ * training goes on. A line that was cut is dropped on reading.
  */
 typedef struct coordinator_records coordinator_records;
 

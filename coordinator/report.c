@@ -42,9 +42,12 @@ static json_t *read_json(const char *path)
     return document;
 }
 
-static int by_name(const struct dirent **a, const struct dirent **b)
+/* By step: names are padded to 8 digits, steps may have more. */
+static int by_step(const struct dirent **a, const struct dirent **b)
 {
-    return strcmp((*a)->d_name, (*b)->d_name);
+    const long long x = strtoll((*a)->d_name + 5, NULL, 10);
+    const long long y = strtoll((*b)->d_name + 5, NULL, 10);
+    return x != y ? (x > y) - (x < y) : strcmp((*a)->d_name, (*b)->d_name);
 }
 
 static int is_evaluation(const struct dirent *entry)
@@ -63,7 +66,7 @@ static void collect_evaluations(const char *run, json_t *report)
     char path[4096];
 
     snprintf(path, sizeof path, "%s/eval", run);
-    const int n = scandir(path, &entries, is_evaluation, by_name);
+    const int n = scandir(path, &entries, is_evaluation, by_step);
     for (int i = 0; i < n; i++) {
         snprintf(path, sizeof path, "%s/eval/%s", run, entries[i]->d_name);
         json_t *evaluation = read_json(path);
@@ -182,7 +185,8 @@ static void collect_environment(json_t *report)
     while (file != NULL && fgets(line, sizeof line, file) != NULL) {
         const char *colon = strchr(line, ':');
         if (strncmp(line, "model name", 10) != 0 || colon == NULL) continue;
-        snprintf(cpu, sizeof cpu, "%.*s", (int)strcspn(colon + 2, "\n"), colon + 2);
+        colon += 1 + strspn(colon + 1, " \t");
+        snprintf(cpu, sizeof cpu, "%.*s", (int)strcspn(colon, "\n"), colon);
         break;
     }
     if (file != NULL) (void)fclose(file);

@@ -99,7 +99,7 @@ static void add_line(report_text *text, const report_series *series, const range
         double x_sum = 0, y_sum = 0;
         int n = 0;
         for (int k = i; k < i + per_point && k < series->n; k++) {
-            if (!isfinite(series->y[k])) continue;
+            if (!isfinite(series->x[k]) || !isfinite(series->y[k])) continue;
             x_sum += series->x[k];
             y_sum += series->y[k];
             n++;

@@ -108,6 +108,7 @@ static void add_summary(report_text *text, const json_t *report)
     snprintf(value, sizeof value, "%.0f", fmax(0, number(report, "launches") - 1));
     add_card(text, "restarts", value);
     report_add(text, "</div>\n");
+    if (n == 0) report_add(text, "<p class=\"dim\">No figures of training are there yet.</p>\n");
     if (last == NULL)
         report_add(text, "<p class=\"dim\">No evaluation has been made in this run yet.</p>\n");
 }
@@ -139,7 +140,6 @@ static void add_curve(report_text *text, const char *title, int is_from_zero, co
             {"validation", "s1", (int)json_array_size(evaluations), x_eval, y_eval}};
         const report_chart chart = {.title = title,
                                     .x_name = "step",
-                                    .y_name = key,
                                     .n_series = json_array_size(evaluations) > 0 ? 2 : 1,
                                     .series = series,
                                     .is_from_zero = is_from_zero};
@@ -206,7 +206,14 @@ static void add_confusion(report_text *text, const json_t *evaluation)
     const json_t *classes = json_object_get(evaluation, "classes");
     const size_t n = json_array_size(classes);
 
-    if (n == 0 || n > MAX_CONFUSION || strcmp(string(confusion, "form"), "rows") != 0) return;
+    if (n == 0) return;
+    if (n > MAX_CONFUSION || strcmp(string(confusion, "form"), "rows") != 0) {
+        report_add(text,
+                   "<h2>Confusion matrix</h2>\n<p class=\"dim\">%zu classes are too many to "
+                   "show; the evaluation's JSON has the counts.</p>\n",
+                   n);
+        return;
+    }
     report_add(text, "<h2>Confusion matrix</h2>\n<p class=\"dim\">Rows: labels; columns: "
                      "predictions; the shade is the share of the row.</p>\n<div class=\"scroll\">"
                      "<table class=\"matrix\"><tr><th></th>");
@@ -249,7 +256,6 @@ static void add_calibration(report_text *text, const json_t *evaluation)
                                         {"perfect", "s2", 2, line, line}};
         const report_chart chart = {.title = "Accuracy by confidence",
                                     .x_name = "confidence",
-                                    .y_name = "accuracy",
                                     .n_series = 2,
                                     .series = series,
                                     .is_from_zero = 1};
@@ -267,13 +273,14 @@ static void add_calibration(report_text *text, const json_t *evaluation)
 /* --- Hardest images --------------------------------------------------------------------------- */
 
 /* A record as a picture of bounded size. */
-static cvy_status make_picture(dataset_reader *reader, int64_t record, int channel_order,
-                               uint8_t **out, size_t *out_bytes)
+static cvy_status make_picture(dataset_reader *reader, int64_t n_records, int64_t record,
+                               int channel_order, uint8_t **out, size_t *out_bytes)
 {
     dataset_datum datum;
     dataset_image image = {.pixels = NULL}, small = {.pixels = NULL};
     cvy_reason reason;
 
+    if (record < 0 || record >= n_records) return CVY_ERR_NOT_FOUND; /* not the same dataset */
     cvy_status status = dataset_reader_get(reader, record, &datum, &reason);
     if (status == CVY_OK)
         status = dataset_datum_to_image(&datum, channel_order, MAX_PIXELS, &image, &reason);
@@ -293,14 +300,15 @@ static cvy_status make_picture(dataset_reader *reader, int64_t record, int chann
 }
 
 static void add_hard(report_text *text, const json_t *hard, dataset_reader *reader,
-                     int channel_order)
+                     int64_t n_records, int channel_order)
 {
     uint8_t *png = NULL;
     size_t png_bytes = 0;
-    const int64_t record = (int64_t)number(hard, "record");
+    const int64_t record = (int64_t)json_integer_value(json_object_get(hard, "record"));
 
     report_add(text, "<figure>");
-    if (reader != NULL && make_picture(reader, record, channel_order, &png, &png_bytes) == CVY_OK) {
+    if (reader != NULL &&
+        make_picture(reader, n_records, record, channel_order, &png, &png_bytes) == CVY_OK) {
         report_add(text, "<img alt=\"record %lld\" src=\"data:image/png;base64,",
                    (long long)record);
         report_add_base64(text, png, png_bytes);
@@ -313,9 +321,12 @@ static void add_hard(report_text *text, const json_t *hard, dataset_reader *read
     report_add_escaped(text, string(hard, "predicted_name"));
     if (isfinite(number(hard, "confidence")))
         report_add(text, " (%.1f %%)", 100 * number(hard, "confidence"));
-    report_add(text,
-               "<br><span class=\"dim\">record %lld, loss %.3f</span></figcaption></figure>\n",
-               (long long)record, number(hard, "loss"));
+    report_add(text, "<br><span class=\"dim\">record %lld, ", (long long)record);
+    if (isfinite(number(hard, "loss")))
+        report_add(text, "loss %.3f", number(hard, "loss"));
+    else
+        report_add(text, "a loss that is no number");
+    report_add(text, "</span></figcaption></figure>\n");
 }
 
 static void add_hardest(report_text *text, const json_t *report)
@@ -344,7 +355,8 @@ static void add_hardest(report_text *text, const json_t *report)
     }
     report_add(text, "<div class=\"hard\">\n");
     json_array_foreach((json_t *)(uintptr_t)hardest, i, hard)
-        add_hard(text, hard, reader, (int)number(report, "channel_order"));
+        add_hard(text, hard, reader, reader != NULL ? dataset_store_info(store)->n_records : 0,
+                 (int)number(report, "channel_order"));
     report_add(text, "</div>\n");
     dataset_reader_destroy(&reader);
     dataset_store_close(&store);
@@ -419,9 +431,9 @@ static void add_events(report_text *text, const json_t *report)
 
     if (n == 0) return;
     report_add(text,
-               "<h2>Events</h2>\n<details><summary>%zu events</summary><table><tr><th>time"
+               "<h2>Events</h2>\n<details><summary>%zu event%s%s</summary><table><tr><th>time"
                "</th><th>event</th><th>details</th></tr>\n",
-               n);
+               n, n == 1 ? "" : "s", first > 0 ? ", the newest of them shown" : "");
     for (size_t i = first; i < n; i++) {
         const json_t *event = json_array_get(events, i);
         const char *key = NULL;
@@ -438,12 +450,11 @@ static void add_events(report_text *text, const json_t *report)
                 report_add_escaped(text, key);
                 report_add(text, " ");
                 report_add_escaped(text, json_string_value(value));
+                report_add(text, "; ");
             } else if (json_is_number(value)) {
                 report_add_escaped(text, key);
-                report_add(text, " %g", json_number_value(value));
-            } else
-                continue;
-            report_add(text, "; ");
+                report_add(text, " %.9g; ", json_number_value(value));
+            }
         }
         report_add(text, "</td></tr>\n");
     }

@@ -15,7 +15,7 @@ typedef struct report_text {
 } report_text;
 
 void report_add(report_text *text, const char *format, ...) CVY_PRINTF(2, 3);
-/** Text from data, with &, <, >, " and ' escaped for HTML. */
+/** Text from data (UTF-8), with &, <, >, " and ' escaped for HTML, control characters as '?'. */
 void report_add_escaped(report_text *text, const char *from);
 void report_add_base64(report_text *text, const unsigned char *bytes, size_t size_bytes);
 
@@ -28,7 +28,7 @@ typedef struct report_series {
 } report_series;
 
 typedef struct report_chart {
-    const char *title, *x_name, *y_name;
+    const char *title, *x_name; /* the title says what y is */
     int n_series;
     const report_series *series;
     int is_from_zero; /* y axis begins at 0 */

@@ -29,12 +29,21 @@ void report_add(report_text *text, const char *format, ...)
     va_start(args, format);
     va_copy(again, args);
     const int n = vsnprintf(NULL, 0, format, args);
-    if (n >= 0 && reserve(text, (size_t)n)) {
+    if (n < 0) {
+        text->has_failed = 1;
+    } else if (reserve(text, (size_t)n)) {
         vsnprintf(text->bytes + text->size_bytes, (size_t)n + 1, format, again);
         text->size_bytes += (size_t)n;
     }
     va_end(again);
     va_end(args);
+}
+
+/* No HTML may hold these, not even escaped. */
+static int is_control(char c)
+{
+    const unsigned char byte = (unsigned char)c;
+    return byte == 0x7f || (byte < 0x20 && byte != '\n' && byte != '\t');
 }
 
 void report_add_escaped(report_text *text, const char *from)
@@ -58,7 +67,7 @@ void report_add_escaped(report_text *text, const char *from)
             break;
         default:
             if (!reserve(text, 1)) return;
-            text->bytes[text->size_bytes++] = *from;
+            text->bytes[text->size_bytes++] = is_control(*from) ? '?' : *from;
             text->bytes[text->size_bytes] = 0;
         }
     }

@@ -55,12 +55,12 @@ static const field field_table[] = {
     FIELD(FIELD_TEXT, arch),
     FIELD(FIELD_INT, n_classes),
     FIELD(FIELD_TEXT, device),
-    FIELD(FIELD_TEXT, version),
+    FIELD(FIELD_TEXT, convoy_version),
     FIELD(FIELD_TEXT, written_at),
 };
 #define N_FIELDS (sizeof field_table / sizeof field_table[0])
 
-/* One member of the struct as JSON; NULL: no memory, or a text that is not UTF-8. */
+/* One member of the struct as JSON; NULL: no memory. */
 static json_t *field_to_json(const field *f, const coordinator_state *state)
 {
     const char *at = (const char *)state + f->offset;
@@ -130,18 +130,20 @@ static int field_from_json(const field *f, const json_t *value, coordinator_stat
     return 0;
 }
 
-/* Does the text end inside its array? */
-static int texts_end(const coordinator_state *state, const char **out_key)
+/* A text ends inside its array and is such as JSON can hold. */
+static cvy_status check_texts(const coordinator_state *state, cvy_reason *reason)
 {
     for (size_t i = 0; i < N_FIELDS; i++) {
         const field *f = &field_table[i];
-        if (f->kind == FIELD_TEXT &&
-            memchr((const char *)state + f->offset, 0, f->size_bytes) == NULL) {
-            *out_key = f->key;
-            return 0;
-        }
+        const char *text = (const char *)state + f->offset;
+        if (f->kind != FIELD_TEXT) continue;
+        if (memchr(text, 0, f->size_bytes) == NULL)
+            return cvy_because(reason, CVY_ERR_BAD_DATA, "%s is too long", f->key);
+        json_t *value = json_string(text);
+        if (value == NULL) return cvy_because(reason, CVY_ERR_BAD_DATA, "%s is not UTF-8", f->key);
+        json_decref(value);
     }
-    return 1;
+    return CVY_OK;
 }
 
 cvy_status coordinator_state_check(const coordinator_state *state, cvy_reason *reason)
@@ -160,7 +162,6 @@ cvy_status coordinator_state_check(const coordinator_state *state, cvy_reason *r
         {"model_bytes", (int64_t)state->model_bytes, 0, (int64_t)1 << 50},
         {"optimizer_bytes", (int64_t)state->optimizer_bytes, 0, (int64_t)1 << 50},
     };
-    const char *key = NULL;
 
     for (size_t i = 0; i < sizeof ranges / sizeof ranges[0]; i++) {
         if (ranges[i].value < ranges[i].min || ranges[i].value > ranges[i].max) {
@@ -172,13 +173,10 @@ cvy_status coordinator_state_check(const coordinator_state *state, cvy_reason *r
     if (!isfinite(state->epoch) || state->epoch < 0.0 || state->epoch > 1e15) {
         return cvy_because(reason, CVY_ERR_BAD_DATA, "epoch %g is outside 0 .. 1e15", state->epoch);
     }
-    if (!texts_end(state, &key)) {
-        return cvy_because(reason, CVY_ERR_BAD_DATA, "%s is too long", key);
-    }
-    return CVY_OK;
+    return check_texts(state, reason);
 }
 
-/* The document without its hash; NULL: no memory, or a text that is not UTF-8. */
+/* The document without its hash; NULL: no memory. */
 static json_t *make_document(const coordinator_state *state)
 {
     json_t *document = json_object();
@@ -216,20 +214,29 @@ static int hash_document(const json_t *document, char out[17])
     return 1;
 }
 
+/* The text of a checked state, self-hash included; NULL: no memory. */
+static char *write_text(const coordinator_state *state)
+{
+    char hash[17];
+    char *text = NULL;
+    json_t *document = make_document(state);
+
+    if (document != NULL && hash_document(document, hash) &&
+        json_object_set_new(document, "self_hash", json_string(hash)) == 0) {
+        text = dump(document);
+    }
+    json_decref(document);
+    return text;
+}
+
 cvy_status coordinator_state_to_text(const coordinator_state *state, char **out)
 {
     cvy_reason reason;
-    char hash[17];
 
     *out = NULL;
     if (coordinator_state_check(state, &reason) != CVY_OK)
         return CVY_FAIL(CVY_ERR_INTERNAL, "state of a checkpoint: %s", reason.text);
-    json_t *document = make_document(state);
-    if (document != NULL && hash_document(document, hash) &&
-        json_object_set_new(document, "self_hash", json_string(hash)) == 0) {
-        *out = dump(document);
-    }
-    json_decref(document);
+    *out = write_text(state);
     return *out != NULL ? CVY_OK : CVY_FAIL(CVY_ERR_NO_MEMORY, "text of a checkpoint's state");
 }
 
@@ -278,13 +285,20 @@ cvy_status coordinator_state_from_text(const char *text, size_t size_bytes, coor
                            size_bytes);
     }
     json_t *document = json_loadb(text, size_bytes, JSON_REJECT_DUPLICATES, &error);
-    if (document == NULL || !json_is_object(document)) {
-        json_decref(document);
-        return cvy_because(reason, CVY_ERR_BAD_DATA, "no JSON object: line %d: %s", error.line,
+    if (document == NULL) {
+        return cvy_because(reason, CVY_ERR_BAD_DATA, "no JSON: line %d: %s", error.line,
                            error.text);
     }
+    if (!json_is_object(document)) {
+        json_decref(document);
+        return cvy_because(reason, CVY_ERR_BAD_DATA, "a JSON text, but no object");
+    }
     CVY_GOTO_IF_ERR(done, status, read_document(document, &state, reason));
-    CVY_GOTO_IF_ERR(done, status, coordinator_state_to_text(&state, &again));
+    again = write_text(&state);
+    if (again == NULL) {
+        status = cvy_because(reason, CVY_ERR_NO_MEMORY, "out of memory for its text");
+        goto done;
+    }
     if (strlen(again) != size_bytes || memcmp(again, text, size_bytes) != 0) {
         status = cvy_because(reason, CVY_ERR_BAD_DATA, "its text does not match its self_hash");
         goto done;

@@ -31,7 +31,7 @@ cvy_status coordinator_state_to_text(const coordinator_state *state, char **out)
  * flipped bit is found even where it would not change the meaning ("1e5", "1E5"). Quiet.
  *
  * @return CVY_ERR_BAD_DATA with a reason: no JSON, another format, a newer version, a member that
- * is missing or of another type, a wrong hash, an absurd value.
+ * is missing or of another type, a wrong hash, an absurd value; CVY_ERR_NO_MEMORY.
  */
 cvy_status coordinator_state_from_text(const char *text, size_t size_bytes, coordinator_state *out,
                                        cvy_reason *reason);

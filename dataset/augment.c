@@ -68,8 +68,9 @@ static cvy_status infer_shape(dataset_pipeline *pipeline, const cvy_node *list,
         const cvy_node *entry = cvy_node_item(list, i);
         if (step->ops->reads_pixels && pipeline->channels != 1 && pipeline->channels != 3) {
             cvy_node_place(entry, place, sizeof place);
-            return CVY_FAIL(CVY_ERR_CONFIG, "%s: %s works on 1 or 3 channels, the records have %lld",
-                            place, step->ops->name, (long long)pipeline->channels);
+            return CVY_FAIL(CVY_ERR_CONFIG,
+                            "%s: %s works on 1 or 3 channels, the records have %lld", place,
+                            step->ops->name, (long long)pipeline->channels);
         }
         CVY_RETURN_IF_ERR(step->ops->shape(step, entry, &height, &width));
     }
@@ -255,8 +256,7 @@ static cvy_status floats_to_image(const dataset_view *view, dataset_image *out)
     const int64_t n = view->height * view->width;
     float least = INFINITY, most = -INFINITY;
 
-    CVY_RETURN_IF_ERR(
-        dataset_image_reserve(out, view->height, view->width, (int)view->channels));
+    CVY_RETURN_IF_ERR(dataset_image_reserve(out, view->height, view->width, (int)view->channels));
     for (int64_t c = 0; c < view->channels; c++) {
         for (int64_t i = 0; i < n; i++) {
             const float v = view->floats[c * view->stride_c + i];

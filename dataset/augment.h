@@ -9,6 +9,7 @@
 #include "dataset/store.h"
 
 #include <stdint.h>
+#include <stdio.h>
 
 /**
  * From a record to what the net eats: decode, the listed steps, normalise, (c, h, w) float32.
@@ -56,6 +57,9 @@ typedef struct dataset_sample_key {
 cvy_status dataset_pipeline_apply(const dataset_pipeline *pipeline, const dataset_datum *datum,
                                   const dataset_sample_key *key, dataset_scratch *scratch,
                                   float *out, cvy_reason *reason);
+
+/** A line for each step and its arguments, as `convoy help job` shows them. */
+void dataset_pipeline_print_help(FILE *out);
 
 /** The record as a picture for people, decoded but not augmented. */
 cvy_status dataset_datum_to_image(const dataset_datum *datum, int channel_order, int64_t max_pixels,

@@ -38,8 +38,8 @@ static cvy_status resize_shape(const dataset_step *step, const cvy_node *node, i
     return CVY_OK;
 }
 
-static cvy_status random_crop_shape(const dataset_step *step, const cvy_node *node,
-                                    int64_t *height, int64_t *width)
+static cvy_status random_crop_shape(const dataset_step *step, const cvy_node *node, int64_t *height,
+                                    int64_t *width)
 {
     if (*height != 0 && (*height < step->height || *width < step->width)) {
         char place[256];
@@ -47,8 +47,8 @@ static cvy_status random_crop_shape(const dataset_step *step, const cvy_node *no
         return CVY_FAIL(CVY_ERR_CONFIG,
                         "%s: random_crop of %lld x %lld (height x width) is larger than the "
                         "pictures, %lld x %lld; put pad_crop or resize in its place",
-                        place, (long long)step->height, (long long)step->width,
-                        (long long)*height, (long long)*width);
+                        place, (long long)step->height, (long long)step->width, (long long)*height,
+                        (long long)*width);
     }
     return give_shape(step, node, height, width);
 }
@@ -244,17 +244,20 @@ static cvy_status apply_random_resized_crop(const dataset_step *step, dataset_sa
 }
 
 #define FIELD(step_name, member, ...)                                                              \
-    {.offset = offsetof(dataset_step_args, step_name.member), .key = #member, __VA_ARGS__}
+    {                                                                                              \
+        .offset = offsetof(dataset_step_args, step_name.member), .key = #member, __VA_ARGS__       \
+    }
 #define TABLE(step_name, member)                                                                   \
-    {.name = #step_name,                                                                           \
-     .struct_size = sizeof(dataset_step_args),                                                     \
-     .scalar_key = #member,                                                                        \
-     .n_fields = (int)(sizeof step_name##_fields / sizeof step_name##_fields[0]),                  \
-     .fields = step_name##_fields}
+    {                                                                                              \
+        .name = #step_name, .struct_size = sizeof(dataset_step_args), .scalar_key = #member,       \
+        .n_fields = (int)(sizeof step_name##_fields / sizeof step_name##_fields[0]),               \
+        .fields = step_name##_fields                                                               \
+    }
 
 static const cvy_config_field pad_crop_fields[] = {
     FIELD(pad_crop, padding, .type = CVY_CONFIG_INT, .is_required = 1, .min = 0, .max = MAX_PADDING,
-          .unit = "pixels", .help = "zeros added on each side before a random crop of the old size"),
+          .unit = "pixels",
+          .help = "zeros added on each side before a random crop of the old size"),
 };
 static const cvy_config_field flip_fields[] = {
     FIELD(flip, p, .type = CVY_CONFIG_REAL, .default_text = "0.5", .min = 0, .max = 1,
@@ -347,4 +350,13 @@ cvy_status dataset_step_read(const cvy_node *entry, dataset_step *out)
         return out->ops->check == NULL ? CVY_OK : out->ops->check(out, entry);
     }
     return fail_name(entry, name);
+}
+
+void dataset_pipeline_print_help(FILE *out)
+{
+    fprintf(out, "\naugment: a list of steps, {name: argument} or {name: {key: value}}\n");
+    for (int i = 0; i < N_STEPS; i++) {
+        fprintf(out, "%s\n", step_table[i].name);
+        cvy_config_print_help(step_table[i].table, out);
+    }
 }

@@ -39,9 +39,9 @@ struct dataset_datum_scratch {
 typedef struct wire_field {
     uint32_t number;
     int wire_type;
-    size_t start;          /* of the tag */
-    uint64_t value;        /* VARINT, WIRE_64, WIRE_32 */
-    const uint8_t *bytes;  /* WIRE_BYTES */
+    size_t start;         /* of the tag */
+    uint64_t value;       /* VARINT, WIRE_64, WIRE_32 */
+    const uint8_t *bytes; /* WIRE_BYTES */
     size_t n_bytes;
 } wire_field;
 

@@ -9,9 +9,9 @@
 /**
  * One record: a Caffe `Datum` protobuf message (caffe.proto: channels 1, height 2, width 3, data 4,
  * label 5, float_data 6, encoded 7), so that what `convert_imageset` wrote is read as it is. convoy
- * adds, in field numbers that Caffe skips, index (99, the record's place, so that a crossed link in a
- * damaged file is found), depth (100, volumes) and hash (101, fixed64, the last field): XXH3 of the
- * message without field 101.
+ * adds, in field numbers that Caffe skips, index (99, the record's place, so that a crossed link in
+ * a damaged file is found), depth (100, volumes) and hash (101, fixed64, the last field): XXH3 of
+ * the message without field 101.
  */
 #define DATASET_RECORD_LIMIT_BYTES (64u << 20)
 
@@ -20,14 +20,14 @@ typedef struct dataset_datum {
     int64_t depth;                   /* 0: a picture */
     int32_t label;
     int has_label;
-    int is_encoded;                  /* data holds JPEG or PNG bytes */
-    const uint8_t *data;             /* (c, h, w) bytes or an encoded image; view */
+    int is_encoded;      /* data holds JPEG or PNG bytes */
+    const uint8_t *data; /* (c, h, w) bytes or an encoded image; view */
     size_t data_bytes;
-    const float *float_data;         /* (c, h, w) instead of data; view; NULL: none */
+    const float *float_data; /* (c, h, w) instead of data; view; NULL: none */
     size_t n_floats;
-    int64_t index;                   /* the place it was written for; dataset_writer sets it */
+    int64_t index; /* the place it was written for; dataset_writer sets it */
     int has_index;
-    int has_hash;                    /* it was there and it fits */
+    int has_hash; /* it was there and it fits */
 } dataset_datum;
 
 /** Scratch of one reader: parsing never allocates once it is large enough. */
@@ -45,8 +45,8 @@ void dataset_datum_scratch_destroy(dataset_datum_scratch **scratch);
 cvy_status dataset_datum_parse(const void *bytes, size_t size_bytes, dataset_datum_scratch *scratch,
                                dataset_datum *out, cvy_reason *reason);
 
-/** Bytes of a record with its hash; *out is cvy_alloc()ed. A record that dataset_datum_parse() would
- *  refuse is CVY_ERR_BAD_DATA, logged. */
+/** Bytes of a record with its hash; *out is cvy_alloc()ed. A record that dataset_datum_parse()
+ * would refuse is CVY_ERR_BAD_DATA, logged. */
 cvy_status dataset_datum_pack(const dataset_datum *datum, uint8_t **out, size_t *out_size_bytes);
 
 #endif

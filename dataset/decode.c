@@ -69,9 +69,15 @@ static const char *guess_kind(const uint8_t *bytes, size_t size_bytes)
         size_t n;
         const char *kind;
     } kinds[] = {
-        {"GIF8", 4, "a GIF"},     {"BM", 2, "a BMP"},        {"RIFF", 4, "a WebP or RIFF file"},
-        {"II*\0", 4, "a TIFF"},   {"MM\0*", 4, "a TIFF"},    {"<!", 2, "an HTML page"},
-        {"<html", 5, "an HTML page"}, {"PK\3\4", 4, "a ZIP archive"}, {"\x1f\x8b", 2, "gzip data"},
+        {"GIF8", 4, "a GIF"},
+        {"BM", 2, "a BMP"},
+        {"RIFF", 4, "a WebP or RIFF file"},
+        {"II*\0", 4, "a TIFF"},
+        {"MM\0*", 4, "a TIFF"},
+        {"<!", 2, "an HTML page"},
+        {"<html", 5, "an HTML page"},
+        {"PK\3\4", 4, "a ZIP archive"},
+        {"\x1f\x8b", 2, "gzip data"},
     };
 
     for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {

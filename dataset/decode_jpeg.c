@@ -104,8 +104,8 @@ static void read_lines(jpeg_job *job, dataset_image *image)
     JSAMPARRAY wide = NULL;
 
     if (cinfo->out_color_space == JCS_CMYK) {
-        wide = cinfo->mem->alloc_sarray((j_common_ptr)cinfo, JPOOL_IMAGE,
-                                        cinfo->output_width * 4u, 1);
+        wide = cinfo->mem->alloc_sarray((j_common_ptr)cinfo, JPOOL_IMAGE, cinfo->output_width * 4u,
+                                        1);
     }
     while (cinfo->output_scanline < cinfo->output_height) {
         JSAMPROW row = image->pixels + (size_t)cinfo->output_scanline * row_bytes;
@@ -128,8 +128,8 @@ static cvy_status decode(jpeg_job *job, const dataset_decode_options *options, d
     /* Slow integer DCT and smooth chroma: the pixels that Pillow and PyTorch train on. */
     cinfo->dct_method = JDCT_ISLOW;
     cinfo->do_fancy_upsampling = TRUE;
-    const int wanted =
-        options->channels != 0 ? options->channels : (cinfo->num_components == 1 ? 1 : 3);
+    const int wanted = options->channels != 0 ? options->channels
+                                              : (cinfo->num_components == 1 ? 1 : 3);
     if (cinfo->num_components == 4) {
         cinfo->out_color_space = JCS_CMYK;
     } else {

@@ -76,8 +76,7 @@ static cvy_status encode(spng_ctx *png, const dataset_image *image, uint8_t **ou
         .width = (uint32_t)image->width,
         .height = (uint32_t)image->height,
         .bit_depth = 8,
-        .color_type =
-            image->channels == 1 ? SPNG_COLOR_TYPE_GRAYSCALE : SPNG_COLOR_TYPE_TRUECOLOR,
+        .color_type = image->channels == 1 ? SPNG_COLOR_TYPE_GRAYSCALE : SPNG_COLOR_TYPE_TRUECOLOR,
     };
     const size_t size = (size_t)image->height * (size_t)image->width * (size_t)image->channels;
     size_t n = 0;

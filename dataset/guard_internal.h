@@ -25,7 +25,8 @@ void dataset_guard_remove(int slot);
 void dataset_guard_enter(int slot);
 void dataset_guard_leave(void);
 
-/** Write "convoy: dataset: PATH: WHAT" and end with the exit code of bad data. Async-signal-safe. */
+/** Write "convoy: dataset: PATH: WHAT" and end with the exit code of bad data. Async-signal-safe.
+ */
 CVY_NORETURN void dataset_guard_die(int slot, const char *what);
 
 #endif

@@ -17,8 +17,8 @@ void dataset_image_free(dataset_image *image);
 
 typedef struct dataset_decode_options {
     int64_t max_pixels; /* refused before anything is decoded */
-    int channels;       /* 1 or 3: what the net wants, converted by the JFIF luma rule; 0: as the file
-                         * has it, grey 1 and all else 3 */
+    int channels; /* 1 or 3: what the net wants, converted by the JFIF luma rule; 0: as the file
+                   * has it, grey 1 and all else 3 */
 } dataset_decode_options;
 
 /**

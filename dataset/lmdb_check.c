@@ -16,17 +16,17 @@
  * and a database is pad 4 (of the free one: page size) · flags 2 · depth 2 · branch, leaf and
  * overflow pages 8 each · entries 8 · root page 8. Integers are in the byte order of the machine.
  */
-#define PAGE_HEAD_BYTES 16
+#define PAGE_HEAD_BYTES       16
 #define PAGE_HEAD_BYTES_32BIT 12
-#define META_BYTES      136
-#define PAGE_IS_META    0x08
-#define MAGIC           0xbeefc0deU
-#define MAGIC_SWAPPED   0xdec0efbeU
-#define DATA_VERSION    1
-#define MIN_PAGE_BYTES  512
-#define MAX_PAGE_BYTES  32768
-#define MAX_DEPTH       32 /* LMDB's cursor stack */
-#define NO_PAGE         UINT64_MAX
+#define META_BYTES            136
+#define PAGE_IS_META          0x08
+#define MAGIC                 0xbeefc0deU
+#define MAGIC_SWAPPED         0xdec0efbeU
+#define DATA_VERSION          1
+#define MIN_PAGE_BYTES        512
+#define MAX_PAGE_BYTES        32768
+#define MAX_DEPTH             32 /* LMDB's cursor stack */
+#define NO_PAGE               UINT64_MAX
 /* Node header, offset and one byte of key: no entry takes less. */
 #define MIN_ENTRY_BYTES 11
 /* Two meta pages of the usual size: what the shortest file has. */
@@ -210,8 +210,7 @@ cvy_status dataset_lmdb_check(int fd, const char *path, dataset_lmdb_shape *out,
     shape.page_bytes = metas[0].page_bytes;
     CVY_RETURN_IF_ERR(check_page(&metas[0], 0, shape.page_bytes, path, reason));
     if (shape.size_bytes < 2 * (uint64_t)shape.page_bytes) {
-        return because_too_short(reason, path, shape.size_bytes,
-                                 (metas[0].last_page + 1) * shape.page_bytes);
+        return because_too_short(reason, path, shape.size_bytes, 2 * (uint64_t)shape.page_bytes);
     }
     CVY_RETURN_IF_ERR(read_meta(fd, shape.page_bytes, path, page, &metas[1], reason));
     CVY_RETURN_IF_ERR(check_page(&metas[1], 1, shape.page_bytes, path, reason));

@@ -15,7 +15,9 @@
  * the caller holds one slot and read_ahead others are filled meanwhile. Everything but the samples
  * themselves and the bitmap of bad records is guarded by `lock`. */
 
-#define MAX_CLAIM 16 /* samples that a thread takes at a time: few, so that a batch is ready soon */
+#define MAX_CLAIM                                                                                  \
+    16 /* samples that a thread takes at a time: few, so that a batch is ready soon                \
+        */
 
 typedef struct slot {
     dataset_item *items; /* (minibatch) */
@@ -54,10 +56,10 @@ struct dataset_loader {
     pthread_cond_t has_batch; /* the caller waits: a minibatch is whole, or failed */
     int has_lock, has_room_cond, has_batch_cond;
 
-    int64_t k_next;  /* minibatch that threads take samples of */
-    int64_t k_freed; /* minibatches before this one were given back */
-    int64_t k_given; /* the caller's next */
-    int is_holding;  /* the caller looks at k_given - 1 */
+    int64_t k_next;     /* minibatch that threads take samples of */
+    int64_t k_freed;    /* minibatches before this one were given back */
+    int64_t k_given;    /* the caller's next */
+    int is_holding;     /* the caller looks at k_given - 1 */
     int is_planned_out; /* k_next does not exist */
     cvy_status status;
     atomic_int is_stopping;
@@ -65,12 +67,14 @@ struct dataset_loader {
     _Atomic uint64_t *bad_bits; /* (n_records): known to be bad */
     dataset_bad_record *bad;    /* not yet taken by the caller */
     int64_t n_bad, n_bad_taken, bad_room;
+    char last_reason[120]; /* as in dataset_bad_record */
 };
 
 static int is_known_bad(dataset_loader *loader, int64_t record)
 {
     CVY_ASSERT(record >= 0 && record < loader->n_records);
-    const uint64_t bits = atomic_load_explicit(&loader->bad_bits[record / 64], memory_order_relaxed);
+    const uint64_t bits = atomic_load_explicit(&loader->bad_bits[record / 64],
+                                               memory_order_relaxed);
     return (int)(bits >> (record % 64) & 1u);
 }
 
@@ -98,6 +102,7 @@ static cvy_status note_bad(dataset_loader *loader, int64_t record, const cvy_rea
         bad->record = record;
         (void)snprintf(bad->reason, sizeof bad->reason, "%.*s", (int)sizeof bad->reason - 1,
                        reason->text);
+        memcpy(loader->last_reason, bad->reason, sizeof loader->last_reason);
     }
     pthread_mutex_unlock(&loader->lock);
     return status;
@@ -109,9 +114,10 @@ static cvy_status load_record(struct loader_thread *self, int64_t record,
 {
     dataset_loader *loader = self->loader;
     dataset_datum datum;
-    cvy_reason reason = {""};
+    cvy_reason reason;
 
     if (is_known_bad(loader, record)) return CVY_ERR_BAD_DATA;
+    reason.text[0] = '\0';
     cvy_status status = dataset_reader_get(self->reader, record, &datum, &reason);
     if (status == CVY_OK) {
         status = dataset_pipeline_apply(loader->pipeline, &datum, key, self->scratch, image,
@@ -123,6 +129,17 @@ static cvy_status load_record(struct loader_thread *self, int64_t record,
     }
     if (status == CVY_OK) *label = datum.label;
     return status;
+}
+
+static cvy_status fail_no_good(dataset_loader *loader)
+{
+    char reason[sizeof loader->bad->reason];
+
+    pthread_mutex_lock(&loader->lock);
+    memcpy(reason, loader->last_reason, sizeof reason);
+    pthread_mutex_unlock(&loader->lock);
+    return CVY_FAIL(CVY_ERR_BAD_DATA, "%s: none of its %lld records is good (one: %s)",
+                    dataset_store_path(loader->store), (long long)loader->n_records, reason);
 }
 
 /* One sample: its record, or the next good one, or none. */
@@ -146,8 +163,7 @@ static cvy_status load_sample(struct loader_thread *self, slot *s, int64_t i)
         record = record + 1 < loader->n_records ? record + 1 : 0;
     }
     if (loader->options.substitute_bad) {
-        return CVY_FAIL(CVY_ERR_BAD_DATA, "%s: none of its %lld records is good",
-                        dataset_store_path(loader->store), (long long)loader->n_records);
+        return fail_no_good(loader);
     }
     memset(image, 0, (size_t)loader->image_elems * sizeof *image);
     s->is_bad[i] = 1;

@@ -24,20 +24,20 @@ typedef struct dataset_item {
 typedef int64_t (*dataset_plan)(const void *arg, int64_t k, dataset_item *items);
 
 typedef struct dataset_loader_options {
-    int64_t minibatch;   /* most images of one */
-    int n_threads;       /* >= 1 */
-    int read_ahead;      /* minibatches, >= 1 */
+    int64_t minibatch; /* most images of one */
+    int n_threads;     /* >= 1 */
+    int read_ahead;    /* minibatches, >= 1 */
     uint64_t seed;
-    int substitute_bad;  /* 1: a bad record is replaced by the next good one (idx + 1, wrapping), the
-                          * same on every rank; 0: the sample is left out, is_bad set */
+    int substitute_bad; /* 1: a bad record is replaced by the next good one (idx + 1, wrapping), the
+                         * same on every rank; 0: the sample is left out, is_bad set */
 } dataset_loader_options;
 
 typedef struct dataset_batch {
     int64_t n;
-    const float *images;     /* (n, c, h, w) */
-    const int32_t *labels;   /* (n); 0 for a bad one */
-    const int64_t *records;  /* (n): asked for by the plan */
-    const uint8_t *is_bad;   /* (n): not substituted, image all 0 */
+    const float *images;    /* (n, c, h, w) */
+    const int32_t *labels;  /* (n); 0 for a bad one */
+    const int64_t *records; /* (n): asked for by the plan */
+    const uint8_t *is_bad;  /* (n): not substituted, image all 0 */
 } dataset_batch;
 
 typedef struct dataset_bad_record {

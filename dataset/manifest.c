@@ -11,9 +11,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define FORMAT              "convoy-dataset"
-#define LIMIT_BYTES         ((size_t)64 << 20)
-#define DIGITS_OF_A_CLASS   8 /* DATASET_MAX_CLASSES has 7, and the NUL */
+#define FORMAT            "convoy-dataset"
+#define LIMIT_BYTES       ((size_t)64 << 20)
+#define DIGITS_OF_A_CLASS 8 /* DATASET_MAX_CLASSES has 7, and the NUL */
 
 char **dataset_number_names(int n_classes)
 {
@@ -92,9 +92,8 @@ static cvy_status read_classes(const json_t *root, dataset_manifest *manifest, c
                            DATASET_MAX_CLASSES);
     }
     if (json_array_size(counts) != n) {
-        return cvy_because(reason, CVY_ERR_BAD_DATA,
-                           "class_counts has %zu entries for %zu classes", json_array_size(counts),
-                           n);
+        return cvy_because(reason, CVY_ERR_BAD_DATA, "class_counts has %zu entries for %zu classes",
+                           json_array_size(counts), n);
     }
     manifest->class_names = cvy_alloc_zero(n, sizeof *manifest->class_names);
     manifest->class_counts = cvy_alloc_zero(n, sizeof *manifest->class_counts);

@@ -12,6 +12,9 @@
  * sums are the same on every machine. These are the figures of Pillow, and so are the pixels. */
 #define WEIGHT_BITS 22
 
+/* Tables grow in steps, so that crops of ever other sizes do not each bring a new block. */
+#define GROW_ELEMS ((size_t)4096)
+
 void dataset_resizer_free(dataset_resizer *resizer)
 {
     if (resizer == NULL) return;
@@ -26,6 +29,8 @@ static cvy_status grow(int32_t **block, size_t *room, size_t n)
     size_t bytes = 0;
 
     if (n <= *room) return CVY_OK;
+    if (!cvy_size_add(n, GROW_ELEMS, &n)) return CVY_ERR_NO_MEMORY;
+    n = n / GROW_ELEMS * GROW_ELEMS;
     if (!cvy_size_mul(n, sizeof **block, &bytes)) return CVY_ERR_NO_MEMORY;
     int32_t *larger = cvy_alloc(bytes);
     if (larger == NULL) return CVY_ERR_NO_MEMORY;
@@ -69,9 +74,8 @@ static void plan_place(const axis *ax, int64_t place, int32_t *weights, int32_t 
 static cvy_status plan_axis(dataset_resizer *resizer, int64_t n_in, int64_t n_out, axis *out)
 {
     const double scale = (double)n_in / (double)n_out;
-    const axis ax = {.n_in = n_in,
-                     .n_out = n_out,
-                     .n_taps = (int64_t)ceil(scale > 1.0 ? scale : 1.0) * 2 + 1};
+    const axis ax = {
+        .n_in = n_in, .n_out = n_out, .n_taps = (int64_t)ceil(scale > 1.0 ? scale : 1.0) * 2 + 1};
 
     size_t n_weights = 0;
     if (!cvy_size_mul((size_t)ax.n_taps, (size_t)n_out, &n_weights)) return CVY_ERR_NO_MEMORY;

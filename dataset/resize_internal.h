@@ -8,8 +8,8 @@
 
 /** Scratch of the resizer; zeroed by its owner, kept between calls, freed at the end. */
 typedef struct dataset_resizer {
-    int32_t *weights;  /* of one axis: taps of every output place, then of its next */
-    int32_t *first;    /* input place of the first tap; and, behind it, the number of taps */
+    int32_t *weights; /* of one axis: taps of every output place, then of its next */
+    int32_t *first;   /* input place of the first tap; and, behind it, the number of taps */
     size_t n_weights, n_first; /* room */
     dataset_image middle;      /* rows needed, already of the new width */
 } dataset_resizer;

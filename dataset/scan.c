@@ -20,6 +20,7 @@ typedef struct scanner {
     dataset_scan *scan;
     cvy_hasher *hasher;
     int64_t n_seen, n_good, n_bad;
+    uint64_t n_value_bytes; /* of all records: a copy may have another file size */
     size_t n_key_bytes, key_capacity;
     const unsigned char *last_key; /* in the map */
     size_t last_key_bytes;
@@ -85,8 +86,7 @@ static cvy_status take_key(scanner *self, const MDB_val *key)
         self->n_seen == self->env->n_records) {
         return CVY_FAIL(CVY_ERR_BAD_DATA,
                         "%s: damaged: after %lld of %lld records its keys do not ascend",
-                        self->env->file, (long long)self->n_seen,
-                        (long long)self->env->n_records);
+                        self->env->file, (long long)self->n_seen, (long long)self->env->n_records);
     }
     self->last_key = bytes;
     self->last_key_bytes = key->mv_size;
@@ -132,6 +132,7 @@ static void take_record(scanner *self, const MDB_val *key, const MDB_val *value)
         count_bad(self, key, &reason);
         return;
     }
+    self->n_value_bytes += value->mv_size;
     if (n <= N_SAMPLED || self->n_seen % (n / N_SAMPLED) == 0) {
         cvy_hasher_add(self->hasher, value->mv_data, value->mv_size);
     }
@@ -199,8 +200,7 @@ static cvy_status judge(const scanner *self, int is_quiet)
     }
     if (self->n_bad > 0 && !is_quiet) {
         cvy_log_warn("%s: %lld of %lld records are bad, the first is %s", self->env->file,
-                     (long long)self->n_bad, (long long)self->env->n_records,
-                     self->first_bad.text);
+                     (long long)self->n_bad, (long long)self->env->n_records, self->first_bad.text);
     }
     return CVY_OK;
 }
@@ -219,6 +219,7 @@ static cvy_status scan_locked(dataset_env *env, int is_quiet)
     if (status == CVY_OK) status = judge(&self, is_quiet);
     if (status == CVY_OK) {
         cvy_hasher_add(self.hasher, &env->n_records, sizeof env->n_records);
+        cvy_hasher_add(self.hasher, &self.n_value_bytes, sizeof self.n_value_bytes);
         env->scan.identity = cvy_hasher_value(self.hasher);
         env->scan.is_done = 1;
     } else {

@@ -22,14 +22,14 @@
 typedef struct dataset_info {
     int64_t n_records;
     int n_classes;
-    const char *const *class_names; /* n_classes; "0", "1", ... without names */
+    const char *const *class_names;  /* n_classes; "0", "1", ... without names */
     int64_t channels, height, width; /* of every record; 0 where records differ */
     int is_encoded;
     int has_manifest;
     int n_channels_stat;            /* length of mean and deviation; 0: unknown */
     double mean[16], deviation[16]; /* per channel, of values in [0, 1] */
-    uint64_t digest;                /* XXH3 of the records' hashes in key order; 0: unknown (foreign) */
-    uint64_t identity;              /* for comparing ranks: digest, or a hash of size, count and sampled records */
+    uint64_t digest;   /* XXH3 of the records' hashes in key order; 0: unknown (foreign) */
+    uint64_t identity; /* for comparing ranks: digest, or a hash of count, size and samples */
 } dataset_info;
 
 typedef struct dataset_store dataset_store;
@@ -95,7 +95,7 @@ cvy_status dataset_writer_put(dataset_writer *writer, const dataset_datum *datum
 /** Per-channel statistics for the manifest: n values in [0, 1] were seen with these sums. */
 void dataset_writer_add_stat(dataset_writer *writer, int channel, double n, double sum,
                              double sum_squares);
-/** Sync, write the manifest, rename. The writer is gone after it; so is, on failure, what it wrote. */
+/** Sync, write the manifest, rename. The writer is gone after it, and on failure what it wrote. */
 cvy_status dataset_writer_commit(dataset_writer **writer);
 /** Remove what was written. */
 void dataset_writer_discard(dataset_writer **writer);

@@ -38,7 +38,7 @@ typedef struct dataset_view_wish {
     int channels;      /* 0: as the record has them */
     int channel_order; /* 1: raw records of 3 channels are BGR */
     int64_t max_pixels;
-    int middle_slice;  /* 1: of a volume take the middle; 0: a volume is refused */
+    int middle_slice; /* 1: of a volume take the middle; 0: a volume is refused */
 } dataset_view_wish;
 
 /** Look at a record, decoding it if need be. CVY_ERR_BAD_DATA has a reason; CVY_ERR_NO_MEMORY is

@@ -339,8 +339,7 @@ static cvy_status seal_file(const dataset_writer *writer)
     if (file == NULL) return CVY_FAIL(CVY_ERR_NO_MEMORY, "path of %s", writer->temporary);
     const int rc = stat(file, &info) != 0 ? -1 : chmod(file, info.st_mode & 0444);
     const cvy_status status =
-        rc == 0 ? CVY_OK
-                : CVY_FAIL(CVY_ERR_CANNOT_WRITE, "chmod %s: %s", file, strerror(errno));
+        rc == 0 ? CVY_OK : CVY_FAIL(CVY_ERR_CANNOT_WRITE, "chmod %s: %s", file, strerror(errno));
     cvy_free(file);
     return status;
 }
@@ -358,8 +357,7 @@ static cvy_status publish(dataset_writer *writer)
     CVY_RETURN_IF_ERR(seal_file(writer));
     finish_stats(writer);
     writer->manifest->digest = cvy_hasher_value(writer->hasher);
-    CVY_RETURN_IF_ERR(
-        dataset_manifest_write(writer->temporary, writer->manifest, writer->source));
+    CVY_RETURN_IF_ERR(dataset_manifest_write(writer->temporary, writer->manifest, writer->source));
     CVY_RETURN_IF_ERR(cvy_file_sync_folder(writer->temporary));
     CVY_RETURN_IF_ERR(check_destination(writer->path));
     CVY_RETURN_IF_ERR(cvy_file_rename(writer->temporary, writer->path));

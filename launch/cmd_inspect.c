@@ -60,8 +60,12 @@ static cvy_status inspect_dataset(const char *path, const inspect_options *optio
     printf("%-18s %s\n", "digest", info->has_manifest ? digest : "none (made by another program)");
     cvy_status status = CVY_OK;
     if (!options->is_quick) {
-        status = dataset_store_verify(store);
-        if (status == CVY_OK) printf("%-18s all records read, none is damaged\n", "whole");
+        cvy_reason reason = {""};
+        status = dataset_store_verify(store, NULL, NULL, &reason);
+        if (status == CVY_OK)
+            printf("%-18s yes: all records read\n", "whole");
+        else
+            (void)CVY_FAIL(status, "%s: %s", path, reason.text);
     }
     dataset_store_close(&store);
     return status;
@@ -112,7 +116,7 @@ static cvy_status inspect_checkpoint(const char *path)
     printf("%-18s %s, %llu bytes\n", "model", hash, (unsigned long long)state.model_bytes);
     cvy_hash_text(state.optimizer_hash, hash);
     printf("%-18s %s, %llu bytes\n", "optimizer", hash, (unsigned long long)state.optimizer_bytes);
-    printf("%-18s convoy %s on %s, %s\n", "written by", state.version, state.device,
+    printf("%-18s convoy %s on %s, %s\n", "written by", state.convoy_version, state.device,
            state.written_at);
     printf("%-18s yes: both files match their hashes\n", "whole");
     cvy_free(folder);

@@ -132,7 +132,7 @@ static cvy_status work(launch_rank *r)
                                     .job = &r->job.job,
                                     .is_evaluation = r->options->evaluate_checkpoint != NULL,
                                     .signal = &stop_signal};
-    return worker_run(&options);
+    return worker_run(&options, &r->is_worker_clean);
 }
 
 static void tell_outcome(const launch_rank *r, cvy_status status)
@@ -209,10 +209,8 @@ static int run_mpi_rank(launch_rank *r)
         tell_outcome(r, status);
         if (status == CVY_OK && r->options->on_result != NULL) r->options->on_result(&r->result);
     }
-    if (status == CVY_ERR_PEER_LOST ||
-        (r->workers != NULL && status != CVY_OK && status != CVY_ERR_STOPPED)) {
-        leave_at_once(code);
-    }
+    const int is_hasty = status == CVY_ERR_PEER_LOST || n_stop_signals > 1;
+    if (is_hasty || (r->workers != NULL && !r->is_worker_clean)) leave_at_once(code);
     /* All ranks come here, or one has just died and would keep MPI waiting. */
     exit_code_of_alarm = code;
     (void)alarm(FINALIZE_LIMIT_S);

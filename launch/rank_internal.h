@@ -22,6 +22,7 @@ typedef struct launch_rank {
     worker_parts *parts; /* rank 0: for checking, and the figures below */
     coordinator_parts described;
     coordinator_result result;
+    int is_worker_clean;      /* it left no transfer open */
     cvy_status worker_status; /* of the worker's thread */
 } launch_rank;
 

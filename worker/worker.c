@@ -41,17 +41,61 @@ void worker_enter(worker *w, comm_phase phase)
     comm_pulse_phase(&w->pulse, phase);
 }
 
-static void hear(worker *w, const comm_message *message)
+/* Keep a command for the main loop. */
+static cvy_status keep_command(worker *w, const comm_message *message)
 {
-    if (message->kind == COMM_STOP) {
+    worker_command command = {.kind = message->kind};
+    const comm_resume *resume = COMM_AS(comm_resume, message);
+    const comm_train *train = COMM_AS(comm_train, message);
+    const comm_save *save = COMM_AS(comm_save, message);
+    const comm_evaluate *evaluate = COMM_AS(comm_evaluate, message);
+    int is_whole = 1;
+
+    if (message->kind == COMM_RESUME && resume != NULL)
+        command.body.resume = *resume;
+    else if (message->kind == COMM_TRAIN && train != NULL)
+        command.body.train = *train;
+    else if (message->kind == COMM_SAVE && save != NULL)
+        command.body.save = *save;
+    else if (message->kind == COMM_EVALUATE && evaluate != NULL)
+        command.body.evaluate = *evaluate;
+    else
+        is_whole = 0;
+    if (!is_whole || w->n_pending == WORKER_MAX_COMMANDS)
+        return CVY_FAIL(CVY_ERR_INTERNAL, "command %d of %zu bytes, %d others waiting",
+                        message->kind, message->size_bytes, w->n_pending);
+    w->pending[w->n_pending++] = command;
+    /* A PAUSE behind it is meant for it, one before it is not. */
+    if (message->kind == COMM_TRAIN || message->kind == COMM_EVALUATE) w->is_paused = 0;
+    return CVY_OK;
+}
+
+static cvy_status hear(worker *w, const comm_message *message)
+{
+    w->heard_at_s = cvy_clock_now_s();
+    switch (message->kind) {
+    case COMM_STOP: {
         const comm_stop *stop = COMM_AS(comm_stop, message);
         w->stop_status = stop != NULL ? (cvy_status)stop->status : CVY_ERR_INTERNAL;
         w->is_stopped = 1;
-    } else if (message->kind == COMM_PAUSE) {
+        return CVY_OK;
+    }
+    case COMM_PAUSE:
         w->is_paused = 1;
-    } else if (message->kind == COMM_HEARTBEAT) {
+        return CVY_OK;
+    case COMM_HEARTBEAT: {
         const comm_heartbeat *beat = COMM_AS(comm_heartbeat, message);
         if (beat != NULL) w->coordinator_phase = (comm_phase)beat->phase;
+        return CVY_OK;
+    }
+    case COMM_RESUME:
+    case COMM_TRAIN:
+    case COMM_SAVE:
+    case COMM_EVALUATE:
+        return keep_command(w, message);
+    default:
+        return CVY_FAIL(CVY_ERR_INTERNAL, "message %d of %zu bytes is not understood",
+                        message->kind, message->size_bytes);
     }
 }
 
@@ -106,8 +150,7 @@ cvy_status worker_attend(void *arg)
     for (;;) {
         CVY_RETURN_IF_ERR(comm_receive(w->world, &message, &has));
         if (!has) break;
-        w->heard_at_s = now_s;
-        hear(w, &message);
+        CVY_RETURN_IF_ERR(hear(w, &message));
     }
     if (w->is_stopped) return CVY_ERR_STOPPED;
     CVY_RETURN_IF_ERR(watch_signal(w, now_s));
@@ -240,69 +283,40 @@ static cvy_status say_hello(worker *w)
     return COMM_SEND(w->world, 0, COMM_HELLO, hello);
 }
 
-static cvy_status carry_out(worker *w, const comm_message *message)
+static cvy_status carry_out(worker *w, const worker_command *command)
 {
     w->progress_at_s = cvy_clock_now_s();
-    switch (message->kind) {
-    case COMM_RESUME: {
-        const comm_resume *resume = COMM_AS(comm_resume, message);
-        if (resume == NULL) break;
-        const comm_resume command = *resume; /* the payload lives until the next receive only */
-        return worker_resume(w, &command);
-    }
-    case COMM_TRAIN: {
-        const comm_train *train = COMM_AS(comm_train, message);
-        if (train == NULL) break;
-        const comm_train command = *train;
-        w->is_paused = 0; /* it asked for the end of an earlier TRAIN */
-        return worker_train(w, &command);
-    }
-    case COMM_SAVE: {
-        const comm_save *save = COMM_AS(comm_save, message);
-        if (save == NULL) break;
-        const comm_save command = *save;
-        return worker_save(w, &command);
-    }
-    case COMM_EVALUATE: {
-        const comm_evaluate *evaluate = COMM_AS(comm_evaluate, message);
-        if (evaluate == NULL) break;
-        const comm_evaluate command = *evaluate;
-        w->is_paused = 0;
-        return worker_evaluate(w, &command);
-    }
+    switch (command->kind) {
+    case COMM_RESUME:
+        return worker_resume(w, &command->body.resume);
+    case COMM_TRAIN:
+        return worker_train(w, &command->body.train);
+    case COMM_SAVE:
+        return worker_save(w, &command->body.save);
     default:
-        hear(w, message);
-        return CVY_OK;
+        return worker_evaluate(w, &command->body.evaluate);
     }
-    return CVY_FAIL(CVY_ERR_INTERNAL, "message %d of %zu bytes has another size", message->kind,
-                    message->size_bytes);
 }
 
 /* The main loop: at rest a worker listens and beats, with naps. */
 static cvy_status serve(worker *w)
 {
-    comm_message message;
-    int has = 0;
     double nap_s = 50e-6;
 
-    while (!w->is_stopped) {
-        CVY_RETURN_IF_ERR(comm_receive(w->world, &message, &has));
-        if (has) {
-            w->heard_at_s = cvy_clock_now_s();
+    for (;;) {
+        CVY_RETURN_IF_ERR(worker_attend(w));
+        if (w->n_pending > 0) {
+            const worker_command command = w->pending[0];
+            w->n_pending--;
+            memmove(&w->pending[0], &w->pending[1], (size_t)w->n_pending * sizeof w->pending[0]);
             nap_s = 50e-6;
-            CVY_RETURN_IF_ERR(carry_out(w, &message));
-            if (!w->is_stopped) worker_enter(w, COMM_PHASE_IDLE);
+            CVY_RETURN_IF_ERR(carry_out(w, &command));
+            worker_enter(w, COMM_PHASE_IDLE);
             continue;
         }
-        const double now_s = cvy_clock_now_s();
-        CVY_RETURN_IF_ERR(comm_pulse_beat(&w->pulse));
-        CVY_RETURN_IF_ERR(watch_signal(w, now_s));
-        CVY_RETURN_IF_ERR(watch_coordinator(w, now_s));
-        if (w->snapshot != NULL) CVY_RETURN_IF_ERR(worker_snapshot_attend(w));
         cvy_clock_sleep_s(nap_s);
         if (nap_s < 1e-3) nap_s *= 1.5;
     }
-    return CVY_OK;
 }
 
 /* Tell the coordinator why this worker must end, then wait for its word to all. */
@@ -325,11 +339,11 @@ static cvy_status give_up(worker *w, cvy_status why)
     return w->is_stopped && w->stop_status != CVY_OK ? w->stop_status : why;
 }
 
-static void close_worker(worker *w, int is_whole)
+static void close_worker(worker *w)
 {
     worker_snapshot_destroy(&w->snapshot);
     dataset_loader_destroy(&w->loader);
-    if (is_whole) comm_reducer_destroy(&w->reducer);
+    comm_reducer_destroy(&w->reducer);
     for (int i = 0; i < NN_OPTIMIZER_MAX_STATES; i++) cvy_free(w->state[i]);
     if (w->weights != NULL) w->backend->ops->release(w->backend, w->weights);
     nn_net_destroy(&w->eval_net);
@@ -339,10 +353,12 @@ static void close_worker(worker *w, int is_whole)
     cvy_free(w);
 }
 
-cvy_status worker_run(const worker_options *options)
+cvy_status worker_run(const worker_options *options, int *out_is_clean)
 {
     cvy_status status = CVY_OK;
     worker *w = cvy_alloc_zero(1, sizeof *w);
+
+    *out_is_clean = 0;
 
     if (w == NULL) return CVY_FAIL(CVY_ERR_NO_MEMORY, "worker");
     w->options = options;
@@ -370,16 +386,15 @@ cvy_status worker_run(const worker_options *options)
         worker_enter(w, COMM_PHASE_IDLE);
         status = serve(w);
     }
+    /* A STOP at rest leaves nothing open. One in the middle of a command, a lost peer or a failure
+     * may leave transfers open into these buffers: then they stay, and the process must go. */
+    *out_is_clean = w->is_stopped && w->pulse.beat.phase == COMM_PHASE_IDLE;
     if (w->is_stopped)
         status = w->stop_status;
-    else if (status != CVY_OK && status != CVY_ERR_PEER_LOST)
+    else if (status != CVY_ERR_PEER_LOST)
         status = give_up(w, status);
-
-    /* After a lost peer the reduction may have open requests into these buffers: the process is
-     * about to leave, so they stay. */
-    if (status == CVY_ERR_PEER_LOST || (status != CVY_OK && status != CVY_ERR_STOPPED))
-        return status;
+    if (!*out_is_clean) return status;
     comm_set_idle(w->workers, NULL, NULL);
-    close_worker(w, 1);
+    close_worker(w);
     return status;
 }

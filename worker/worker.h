@@ -23,11 +23,13 @@ typedef struct worker_options {
 /**
  * Run to the end.
  *
+ * @param out_is_clean  1 when it stopped at rest and freed everything; 0: transfers may be open
+ * into its memory, which stays, and the process must leave without MPI_Finalize.
  * @return the status of the coordinator's STOP; CVY_ERR_PEER_LOST when the coordinator or a worker
  *         is silent past the deadline (logged only when the coordinator, who would say it, is the
  *         silent one); otherwise why this worker cannot go on (logged, and told to the
  * coordinator).
  */
-cvy_status worker_run(const worker_options *options);
+cvy_status worker_run(const worker_options *options, int *out_is_clean);
 
 #endif

@@ -29,6 +29,19 @@ typedef struct worker_tally {
     double since_s, data_wait_s, compute_s, reduce_s, update_s;
 } worker_tally;
 
+/** A command that came, kept until the main loop carries it out. */
+typedef struct worker_command {
+    int kind; /* comm_kind */
+    union {
+        comm_resume resume;
+        comm_train train;
+        comm_save save;
+        comm_evaluate evaluate;
+    } body;
+} worker_command;
+
+#define WORKER_MAX_COMMANDS 4
+
 typedef struct worker {
     const worker_options *options;
     comm *world, *workers;
@@ -55,14 +68,16 @@ typedef struct worker {
     comm_pulse pulse;
     cvy_status stop_status; /* of a STOP message; valid when is_stopped */
     int is_stopped, is_paused, is_signal_told;
+    worker_command pending[WORKER_MAX_COMMANDS]; /* oldest first */
+    int n_pending;
     double signal_at_s;           /* 0: no signal yet */
     double heard_at_s;            /* last word of the coordinator */
     comm_phase coordinator_phase; /* what it said it would be doing */
     double progress_at_s;         /* last step or batch done, or command begun */
 } worker;
 
-/** Beat, listen, watch the coordinator: called between layers and in every wait. Commands that need
- *  the main loop are refused here: the coordinator sends none while another is carried out. */
+/** Beat, listen, watch the coordinator: called between layers and in every wait. Commands that come
+ *  meanwhile (EVALUATE right behind SAVE) are kept for the main loop. */
 cvy_status worker_attend(void *arg);
 /** Change the phase, remembering it for the heartbeat. */
 void worker_enter(worker *w, comm_phase phase);

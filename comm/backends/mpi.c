@@ -95,10 +95,10 @@ static cvy_status mpi_receive(comm *c, void *bytes, size_t size_bytes, int sourc
     const comm_mpi *mpi = mpi_of(c);
     MPI_Request handle = MPI_REQUEST_NULL;
 
-    CVY_RETURN_IF_ERR(check(MPI_Irecv(bytes, cvy_to_int((int64_t)size_bytes), MPI_BYTE,
-                                      mpi->first + source, tag, mpi->channel[COMM_CHANNEL_DATA],
-                                      &handle),
-                            "MPI_Irecv"));
+    CVY_RETURN_IF_ERR(
+        check(MPI_Irecv(bytes, cvy_to_int((int64_t)size_bytes), MPI_BYTE, mpi->first + source, tag,
+                        mpi->channel[COMM_CHANNEL_DATA], &handle),
+              "MPI_Irecv"));
     *out = (comm_request){
         .is_receive = 1, .peer = source, .tag = tag, .bytes = bytes, .size_bytes = size_bytes};
     store_request(out, handle);
@@ -142,15 +142,14 @@ static cvy_status mpi_probe(comm *c, comm_letter *out, int *out_has)
     MPI_Status got;
     int n_bytes = 0;
 
-    CVY_RETURN_IF_ERR(check(MPI_Improbe(MPI_ANY_SOURCE, MPI_ANY_TAG,
-                                        mpi->channel[COMM_CHANNEL_MESSAGES], out_has, &handle,
-                                        &got),
-                            "MPI_Improbe"));
+    CVY_RETURN_IF_ERR(
+        check(MPI_Improbe(MPI_ANY_SOURCE, MPI_ANY_TAG, mpi->channel[COMM_CHANNEL_MESSAGES], out_has,
+                          &handle, &got),
+              "MPI_Improbe"));
     if (!*out_has) return CVY_OK;
     CVY_RETURN_IF_ERR(check(MPI_Get_count(&got, MPI_BYTE, &n_bytes), "MPI_Get_count"));
-    *out = (comm_letter){.source = got.MPI_SOURCE - mpi->first,
-                         .kind = got.MPI_TAG,
-                         .size_bytes = (size_t)n_bytes};
+    *out = (comm_letter){
+        .source = got.MPI_SOURCE - mpi->first, .kind = got.MPI_TAG, .size_bytes = (size_t)n_bytes};
     memcpy(&out->handle, &handle, sizeof handle);
     return CVY_OK;
 }
@@ -191,9 +190,9 @@ static cvy_status mpi_native_open(comm *c, cvy_deadline deadline)
      * takes no longer than its few messages. */
     status = comm_agree(c, status, deadline);
     if (status == CVY_OK) {
-        status = check(MPI_Comm_create_group(mpi->channel[COMM_CHANNEL_DATA], members, 0,
-                                             &mpi->native),
-                       "MPI_Comm_create_group");
+        status = check(
+            MPI_Comm_create_group(mpi->channel[COMM_CHANNEL_DATA], members, 0, &mpi->native),
+            "MPI_Comm_create_group");
     }
     if (members != MPI_GROUP_NULL) (void)MPI_Group_free(&members);
     (void)MPI_Group_free(&world);
@@ -284,8 +283,7 @@ static cvy_status share_places(comm_mpi *mpi, cvy_deadline deadline)
     const size_t room = sizeof mine.host - 1, length = strlen(name);
     memcpy(mine.host, name, length < room ? length : room);
     CVY_RETURN_IF_ERR(comm_gather(c, &mine, sizeof mine, 0, c->places, deadline));
-    CVY_RETURN_IF_ERR(
-        comm_bcast(c, c->places, (size_t)c->size * sizeof *c->places, 0, deadline));
+    CVY_RETURN_IF_ERR(comm_bcast(c, c->places, (size_t)c->size * sizeof *c->places, 0, deadline));
     comm_count_places(c->places, c->size);
     return CVY_OK;
 }
@@ -324,8 +322,7 @@ cvy_status comm_mpi_open(cvy_deadline deadline, comm **out_world)
 
     CVY_RETURN_IF_ERR(open_channels(&seed, &seed.base, MPI_COMM_WORLD, deadline));
     comm_mpi *mpi = settle(&seed);
-    cvy_status status =
-        comm_agree(&seed.base, mpi != NULL ? CVY_OK : CVY_ERR_NO_MEMORY, deadline);
+    cvy_status status = comm_agree(&seed.base, mpi != NULL ? CVY_OK : CVY_ERR_NO_MEMORY, deadline);
     if (status == CVY_OK) status = share_places(mpi, deadline);
     if (status == CVY_OK) {
         *out_world = &mpi->base;
@@ -353,8 +350,7 @@ static cvy_status mpi_group(comm *world, int first, int n, cvy_deadline deadline
     seed.base.rank = world->rank - first;
     seed.base.size = n;
     seed.first = first;
-    CVY_RETURN_IF_ERR(
-        open_channels(&seed, world, parent->channel[COMM_CHANNEL_DATA], deadline));
+    CVY_RETURN_IF_ERR(open_channels(&seed, world, parent->channel[COMM_CHANNEL_DATA], deadline));
     if (is_member) {
         mpi = settle(&seed);
         if (mpi == NULL) status = CVY_ERR_NO_MEMORY;

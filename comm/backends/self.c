@@ -81,8 +81,10 @@ static void put_note(hub *h, note *used)
 static void append(queue *q, note *sent)
 {
     sent->next = NULL;
-    if (q->first == NULL) q->first = sent;
-    else q->last->next = sent;
+    if (q->first == NULL)
+        q->first = sent;
+    else
+        q->last->next = sent;
     q->last = sent;
     q->size_bytes += sent->size_bytes;
 }
@@ -102,8 +104,10 @@ static void take_out(queue *q, note *taken)
     note *before = NULL;
 
     for (note *n = q->first; n != taken; n = n->next) before = n;
-    if (before == NULL) q->first = taken->next;
-    else before->next = taken->next;
+    if (before == NULL)
+        q->first = taken->next;
+    else
+        before->next = taken->next;
     if (q->last == taken) q->last = before;
     q->size_bytes -= taken->size_bytes;
 }
@@ -128,8 +132,8 @@ static cvy_status self_send(comm *c, comm_channel channel, const void *bytes, si
     *out = (comm_request){0};
     pthread_mutex_lock(&h->mutex);
     const size_t queued_bytes = q->size_bytes;
-    const int is_full =
-        channel == COMM_CHANNEL_MESSAGES && queued_bytes + size_bytes > QUEUED_LIMIT_BYTES;
+    const int is_full = channel == COMM_CHANNEL_MESSAGES &&
+                        queued_bytes + size_bytes > QUEUED_LIMIT_BYTES;
     note *sent = is_full ? NULL : get_note(h, size_bytes);
     if (sent != NULL) {
         sent->source = c->rank;
@@ -309,8 +313,10 @@ static cvy_status make_pair(int is_group, comm **out_first, comm **out_second)
         return status;
     }
     status = make_comm(h, is_group, 1, 2, out_second);
-    if (status != CVY_OK) comm_close(&first);
-    else *out_first = first;
+    if (status != CVY_OK)
+        comm_close(&first);
+    else
+        *out_first = first;
     return status;
 }
 

@@ -131,8 +131,7 @@ static cvy_status open_source(const dataset_import_options *options, source *src
     if (options->classes_file != NULL) {
         CVY_RETURN_IF_ERR(dataset_names_read(options->classes_file, &src->classes));
     } else {
-        CVY_RETURN_IF_ERR(
-            dataset_names_find(src->folder, src->kind->class_files, &src->classes));
+        CVY_RETURN_IF_ERR(dataset_names_find(src->folder, src->kind->class_files, &src->classes));
     }
     return CVY_OK;
 }
@@ -194,8 +193,7 @@ static cvy_status run(const dataset_import_options *options, dataset_import_resu
     CVY_GOTO_IF_ERR(done, status, open_source(options, &src));
     CVY_GOTO_IF_ERR(done, status,
                     dataset_import_open(options, &src.classes, src.kind->n_classes, &import));
-    import.n_all =
-        options->limit > 0 && options->limit < src.n_all ? options->limit : src.n_all;
+    import.n_all = options->limit > 0 && options->limit < src.n_all ? options->limit : src.n_all;
     for (int i = 0; i < src.files.n && status == CVY_OK && !dataset_import_is_full(&import); i++) {
         status = import_file(&import, &src, src.files.name[i]);
     }

@@ -12,9 +12,9 @@
 typedef struct idx_set {
     char *data_path, *labels_path;
     dataset_idx data, labels;
-    uint8_t *item;   /* one, as in the file */
-    float *floats;   /* the same, where it holds no bytes */
-    int32_t *label;  /* (n) */
+    uint8_t *item;  /* one, as in the file */
+    float *floats;  /* the same, where it holds no bytes */
+    int32_t *label; /* (n) */
     int n_classes;
     dataset_names classes;
 } idx_set;
@@ -56,8 +56,7 @@ static cvy_status read_labels(idx_set *set)
         (void)dataset_idx_to_int(&set->labels, bytes, &label); /* the type was checked */
         if (label < 0 || label >= limit) {
             return CVY_FAIL(CVY_ERR_BAD_DATA, "%s: label %lld of item %lld, expected 0 to %lld",
-                            set->labels_path, (long long)label, (long long)i,
-                            (long long)limit - 1);
+                            set->labels_path, (long long)label, (long long)i, (long long)limit - 1);
         }
         set->label[i] = (int32_t)label;
         most = label > most ? label : most;
@@ -100,6 +99,10 @@ static cvy_status open_set(const dataset_import_options *options, idx_set *set)
 {
     CVY_RETURN_IF_ERR(
         dataset_idx_find(options->source, options->labels, &set->data_path, &set->labels_path));
+    if (strcmp(set->data_path, set->labels_path) == 0) {
+        return CVY_FAIL(CVY_ERR_USAGE, "%s is the label file, expected the data file",
+                        set->data_path);
+    }
     CVY_RETURN_IF_ERR(dataset_idx_open(set->data_path, &set->data));
     CVY_RETURN_IF_ERR(dataset_idx_open(set->labels_path, &set->labels));
     CVY_RETURN_IF_ERR(check_labels_header(set));
@@ -174,9 +177,11 @@ done:
 
 const dataset_importer_ops dataset_importer_idx = {
     .name = "idx",
-    .usage = "SRC DST: the data file, the beginning of a set's names (FOLDER/train, FOLDER/t10k), or "
-             "a folder with one set",
-    .help = "idx files as of MNIST, plain or .gz, of 1 to 4 dimensions (the first counts items; of 4 "
-            "the second is channels if it is 1 or 3, else depth); class names from classes.txt",
+    .usage =
+        "SRC DST: the data file, the beginning of a set's names (FOLDER/train, FOLDER/t10k), or "
+        "a folder with one set",
+    .help =
+        "idx files as of MNIST, plain or .gz, of 1 to 4 dimensions (the first counts items; of 4 "
+        "the second is channels if it is 1 or 3, else depth); class names from classes.txt",
     .run = run,
 };

@@ -10,7 +10,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
-/* Whether a name is that of an idx file: "train-images-idx3-ubyte", ".idx3-", with or without .gz. */
+/* Whether a name is that of an idx file: "train-images-idx3-ubyte", ".idx3-", with or without .gz.
+ */
 static int is_idx_name(const char *name)
 {
     const char *at = strstr(name, "idx");
@@ -55,11 +56,10 @@ static cvy_status find_one(const char *folder, const char *prefix, int want_labe
     cvy_status status = list_files(folder, prefix, want_labels, &found);
 
     if (status == CVY_OK && found.n == 0) {
-        status = CVY_FAIL(CVY_ERR_NOT_FOUND,
-                          "%s has no idx %s file %s*, expected a name such as %s", folder, what,
-                          prefix,
-                          want_labels ? "train-labels-idx1-ubyte[.gz]"
-                                      : "train-images-idx3-ubyte[.gz]");
+        status = CVY_FAIL(
+            CVY_ERR_NOT_FOUND, "%s has no idx %s file %s*, expected a name such as %s", folder,
+            what, prefix,
+            want_labels ? "train-labels-idx1-ubyte[.gz]" : "train-images-idx3-ubyte[.gz]");
     } else if (status == CVY_OK && found.n > 1) {
         status = CVY_FAIL(CVY_ERR_USAGE,
                           "%s has %d idx %s files (%s, %s%s): name one set by the beginning of its "
@@ -96,9 +96,9 @@ static cvy_status split_source(const char *source, place *out)
         out->folder = dataset_folder_of(source);
         /* the labels of "train-images..." are those that begin with "train-" */
         const char *dash = is_there ? strchr(base, '-') : NULL;
-        out->prefix = is_there ? cvy_text_format("%.*s", dash == NULL ? 0 : (int)(dash + 1 - base),
-                                                 base)
-                               : cvy_strdup(base);
+        out->prefix = is_there
+                          ? cvy_text_format("%.*s", dash == NULL ? 0 : (int)(dash + 1 - base), base)
+                          : cvy_strdup(base);
     }
     if (out->folder != NULL && out->prefix != NULL) return CVY_OK;
     return CVY_FAIL(CVY_ERR_NO_MEMORY, "path of %s", source);

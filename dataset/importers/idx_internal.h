@@ -9,7 +9,8 @@
 #define DATASET_IDX_MAX_DIMS 4
 
 /** A file of the MNIST format: two zero bytes, a type byte, the number of dimensions, each as a
- *  big-endian 32-bit integer, then the values, big-endian, last dimension fastest; may be gzipped. */
+ *  big-endian 32-bit integer, then the values, big-endian, last dimension fastest; may be gzipped.
+ */
 typedef struct dataset_idx {
     char *path;   /* owned */
     void *stream; /* gzFile */

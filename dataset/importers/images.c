@@ -69,8 +69,7 @@ static cvy_status add_entry(listing *list, const char *name, int32_t folder, int
         list->room = room;
     }
     memcpy(list->text + list->text_used, name, size);
-    list->entries[list->n++] =
-        (entry){.name = list->text_used, .folder = folder, .label = label};
+    list->entries[list->n++] = (entry){.name = list->text_used, .folder = folder, .label = label};
     list->text_used += size;
     return CVY_OK;
 }
@@ -115,19 +114,29 @@ static int compare_entries(const void *a, const void *b, void *arg)
 static cvy_status list_class(const char *source, listing *list, int folder, int label)
 {
     class_visit visit = {.list = list, .folder = (int32_t)folder, .label = (int32_t)label};
-    const int64_t before = list->n;
     char *path = cvy_path_join(source, list->folders.name[folder]);
 
     if (path == NULL) return CVY_FAIL(CVY_ERR_NO_MEMORY, "path in %s", source);
     const cvy_status status = dataset_folder_walk(path, 0, visit_file, &visit);
-    if (status == CVY_OK && list->n == before) {
-        cvy_log_warn("%s holds no .jpg, .jpeg or .png file", path);
-    }
     cvy_free(path);
     return status;
 }
 
-/* The label of each folder, by its place in names. */
+/* Entries are sorted by folder. */
+static void warn_of_empty_folders(const char *source, const listing *list)
+{
+    int64_t at = 0;
+
+    for (int32_t i = 0; i < list->folders.n; i++) {
+        const int64_t before = at;
+        while (at < list->n && list->entries[at].folder == i) at++;
+        if (at == before) {
+            cvy_log_warn("%s/%s holds no .jpg, .jpeg or .png file", source, list->folders.name[i]);
+        }
+    }
+}
+
+/* Folders and classes must fit. */
 static cvy_status check_names(const dataset_import_options *options, const listing *list,
                               const dataset_names *names)
 {
@@ -167,10 +176,12 @@ static cvy_status list_source(const dataset_import_options *options, listing *li
         CVY_RETURN_IF_ERR(list_class(options->source, list, i, label));
     }
     if (list->n == 0) {
-        return CVY_FAIL(CVY_ERR_BAD_DATA, "%s: the %d class folders hold no .jpg, .jpeg or .png file",
+        return CVY_FAIL(CVY_ERR_BAD_DATA,
+                        "%s: the %d class folders hold no .jpg, .jpeg or .png file",
                         options->source, list->folders.n);
     }
     qsort_r(list->entries, (size_t)list->n, sizeof *list->entries, compare_entries, list);
+    warn_of_empty_folders(options->source, list);
     if (list->n_other > 0) {
         cvy_log_info("%s: %lld other files and folders are left out", options->source,
                      (long long)list->n_other);
@@ -194,8 +205,8 @@ static cvy_status import_file(dataset_import *import, const char *path, int32_t 
     char *bytes = NULL;
     size_t size = 0;
 
-    cvy_status status =
-        cvy_file_read(path, DATASET_RECORD_LIMIT_BYTES - ENVELOPE_BYTES, &bytes, &size, &reason);
+    cvy_status status = cvy_file_read(path, DATASET_RECORD_LIMIT_BYTES - ENVELOPE_BYTES, &bytes,
+                                      &size, &reason);
     if (status == CVY_OK) {
         status = dataset_image_decode((const uint8_t *)bytes, size, &decode, &import->picture,
                                       &reason);
@@ -205,8 +216,8 @@ static cvy_status import_file(dataset_import *import, const char *path, int32_t 
         return CVY_FAIL(status, "%s: %s", path, reason.text);
     }
     if (status == CVY_OK) {
-        status = dataset_import_put_picture(import, &import->picture, label,
-                                            (const uint8_t *)bytes, size, &reason);
+        status = dataset_import_put_picture(import, &import->picture, label, (const uint8_t *)bytes,
+                                            size, &reason);
         if (!is_file_status(status) || reason.text[0] == '\0') {
             cvy_free(bytes);
             return status; /* logged by the writer */
@@ -257,7 +268,8 @@ done:
 const dataset_importer_ops dataset_importer_images = {
     .name = "images",
     .usage = "FOLDER DST: pictures FOLDER/CLASS/FILE.jpg, .jpeg or .png",
-    .help = "class folders of JPEG and PNG files; sorted folder names (or the classes file) give the "
-            "labels, the order is shuffled, each file is checked by decoding it",
+    .help =
+        "class folders of JPEG and PNG files; sorted folder names (or the classes file) give the "
+        "labels, the order is shuffled, each file is checked by decoding it",
     .run = run,
 };

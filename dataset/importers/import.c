@@ -73,13 +73,14 @@ static cvy_status resize(dataset_import *import, const dataset_image *picture,
     dataset_resize_shorter(picture->height, picture->width, import->options->resize, &height,
                            &width);
     if (height > DATASET_IMPORT_MAX_PIXELS / width) {
-        return cvy_because(reason, CVY_ERR_BAD_DATA, "resizing %lld x %lld pixels gives %lld x %lld",
+        return cvy_because(reason, CVY_ERR_BAD_DATA,
+                           "resizing %lld x %lld pixels gives %lld x %lld",
                            (long long)picture->width, (long long)picture->height, (long long)width,
                            (long long)height);
     }
     *out = &import->resized;
-    const cvy_status status =
-        dataset_resize(&import->resizer, &pixels, height, width, &import->resized);
+    const cvy_status status = dataset_resize(&import->resizer, &pixels, height, width,
+                                             &import->resized);
     if (status == CVY_OK) return CVY_OK;
     return CVY_FAIL(status, "memory for a picture of %lld x %lld", (long long)width,
                     (long long)height);
@@ -108,7 +109,8 @@ cvy_status dataset_import_put_picture(dataset_import *import, const dataset_imag
                                       cvy_reason *reason)
 {
     const dataset_image *stored = NULL;
-    const int is_raw = import->options->encode_raw || import->options->resize > 0 || encoded == NULL;
+    const int is_raw = import->options->encode_raw || import->options->resize > 0 ||
+                       encoded == NULL;
 
     CVY_RETURN_IF_ERR(resize(import, picture, &stored, reason));
     dataset_datum datum = {.channels = stored->channels,
@@ -153,8 +155,8 @@ static cvy_status put_resized(dataset_import *import, const dataset_datum *datum
             import->picture.pixels[i * datum->channels + c] = datum->data[c * n + i];
         }
     }
-    const cvy_status status =
-        dataset_import_put_picture(import, &import->picture, datum->label, NULL, 0, &reason);
+    const cvy_status status = dataset_import_put_picture(import, &import->picture, datum->label,
+                                                         NULL, 0, &reason);
     if (status != CVY_ERR_BAD_DATA) return status;
     return CVY_FAIL(status, "%s: %s", import->options->source, reason.text);
 }
@@ -222,10 +224,9 @@ static void write_tallies(dataset_import *import)
         const int from = has_colour && c < 3 ? 0 : c;
         const double n = import->tally[0].n[from] + import->tally[1].n[c];
         if (n <= 0.0) continue;
-        dataset_writer_add_stat(import->writer, c, n,
-                                import->tally[0].sum[from] + import->tally[1].sum[c],
-                                import->tally[0].sum_squares[from] +
-                                    import->tally[1].sum_squares[c]);
+        dataset_writer_add_stat(
+            import->writer, c, n, import->tally[0].sum[from] + import->tally[1].sum[c],
+            import->tally[0].sum_squares[from] + import->tally[1].sum_squares[c]);
     }
 }
 

@@ -10,7 +10,7 @@
 #include <stdint.h>
 
 /** Largest picture that an importer decodes. */
-#define DATASET_IMPORT_MAX_PIXELS ((int64_t)64 << 20)
+#define DATASET_IMPORT_MAX_PIXELS   ((int64_t)64 << 20)
 #define DATASET_IMPORT_MAX_CHANNELS 16
 
 /** Names of classes in the order of their labels. */
@@ -24,7 +24,7 @@ cvy_status dataset_names_add(dataset_names *names, const char *name);
 cvy_status dataset_names_read(const char *path, dataset_names *out);
 /** The first of these files that folder has, or none: n stays 0. files ends with NULL. */
 cvy_status dataset_names_find(const char *folder, const char *const *files, dataset_names *out);
-void dataset_names_sort(dataset_names *names); /* by bytes */
+void dataset_names_sort(dataset_names *names);                         /* by bytes */
 int dataset_names_place(const dataset_names *names, const char *name); /* -1: none */
 
 struct stat;

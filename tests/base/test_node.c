@@ -390,6 +390,26 @@ static void added_nodes_are_found_and_placed(void **state)
     cvy_node_destroy(&root);
 }
 
+static void removed_entries_are_gone_and_the_others_keep_their_order(void **state)
+{
+    (void)state;
+    cvy_node *root = NULL;
+    const char text[] = "{a: 1, b: {x: [1, 2]}, c: 3}";
+    assert_ok(cvy_node_parse(text, strlen(text), "job.yaml", &root));
+    cvy_node_remove(root, "b");
+    cvy_node_remove(root, "b"); /* lacking is fine */
+    assert_int_equal(cvy_node_n_items(root), 2);
+    assert_string_equal(cvy_node_key(root, 0), "a");
+    assert_string_equal(cvy_node_text(cvy_node_find(root, "c")), "3");
+    assert_null(cvy_node_find(root, "b"));
+    cvy_node_remove(root, "a");
+    cvy_node_remove(root, "c");
+    assert_int_equal(cvy_node_n_items(root), 0);
+    assert_ok(cvy_node_add(root, "d", "4"));
+    assert_string_equal(cvy_node_text(cvy_node_find(root, "d")), "4");
+    cvy_node_destroy(&root);
+}
+
 static void copy_is_a_root_of_its_own(void **state)
 {
     (void)state;
@@ -524,6 +544,7 @@ static const struct CMUnitTest tests[] = {
     cvy_unit_test(printed_tree_parses_back_to_itself),
     cvy_unit_test(print_is_block_style),
     cvy_unit_test(added_nodes_are_found_and_placed),
+    cvy_unit_test(removed_entries_are_gone_and_the_others_keep_their_order),
     cvy_unit_test(copy_is_a_root_of_its_own),
     cvy_unit_test(no_memory_is_reported_and_nothing_leaks),
     cvy_unit_test(mutated_documents_never_crash),

@@ -87,14 +87,15 @@ static int sums_are_right(comm_reducer *r, comm *workers, const comm_reducer_opt
     for (int bucket = 0; bucket < comm_reducer_n_buckets(r); bucket++) {
         int64_t offset = 0, n = 0;
         comm_reducer_segment(r, bucket, comm_rank(workers), &offset, &n);
-        if (n > 0)
-            memcpy(flat + offset, comm_reducer_sum(r, bucket), (size_t)n * sizeof *flat);
+        if (n > 0) memcpy(flat + offset, comm_reducer_sum(r, bucket), (size_t)n * sizeof *flat);
     }
     is_right &= comm_reducer_gather(r, flat, soon()) == CVY_OK;
     for (int64_t i = 0; i < options->n_elems; i++) {
         const float expected = serial_sum(step, options->n_replicas, i);
-        if (tolerance > 0) is_right &= fabsf(flat[i] - expected) <= tolerance;
-        else is_right &= memcmp(&flat[i], &expected, sizeof expected) == 0;
+        if (tolerance > 0)
+            is_right &= fabsf(flat[i] - expected) <= tolerance;
+        else
+            is_right &= memcmp(&flat[i], &expected, sizeof expected) == 0;
     }
     return is_right;
 }
@@ -209,11 +210,12 @@ static void shards_are_collected_and_distributed(void **state)
         }
         is_right &= at == n_own;
         memset(flat, 0, sizeof flat);
-        is_right &= comm_reducer_collect(r, shard, root, rank == root ? flat : NULL, soon()) == CVY_OK;
+        is_right &= comm_reducer_collect(r, shard, root, rank == root ? flat : NULL, soon()) ==
+                    CVY_OK;
         for (int i = 0; i < 5003 && rank == root; i++) is_right &= flat[i] == (float)(i + root);
         memset(again, 0, sizeof again);
-        is_right &=
-            comm_reducer_distribute(r, rank == root ? flat : NULL, root, again, soon()) == CVY_OK;
+        is_right &= comm_reducer_distribute(r, rank == root ? flat : NULL, root, again, soon()) ==
+                    CVY_OK;
         is_right &= memcmp(again, shard, (size_t)n_own * sizeof *shard) == 0;
         assert_all_ranks(MPI_COMM_WORLD, is_right);
     }

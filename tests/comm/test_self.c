@@ -215,9 +215,9 @@ static void collectives_join_two_threads(void **state)
 {
     static char block[] = "a block of some bytes";
     pair p = open_pair();
-    collective_result worker = {.c = p.worker},
-                      coordinator = {
-                          .c = p.coordinator, .block = block, .block_bytes = sizeof block};
+    collective_result worker = {.c = p.worker}, coordinator = {.c = p.coordinator,
+                                                               .block = block,
+                                                               .block_bytes = sizeof block};
     pthread_t thread;
     (void)state;
 

@@ -17,10 +17,8 @@ static comm_watchdog *make(const comm_watchdog_options *options, double now_s)
 
 static void hear(comm_watchdog *w, int rank, comm_phase phase, int64_t step, double now_s)
 {
-    const comm_heartbeat beat = {.phase = (int32_t)phase,
-                                 .step_s = step > 0 ? 0.5f : 0,
-                                 .step = step,
-                                 .n_progress = step};
+    const comm_heartbeat beat = {
+        .phase = (int32_t)phase, .step_s = step > 0 ? 0.5f : 0, .step = step, .n_progress = step};
     comm_watchdog_hear(w, rank, &beat, now_s);
 }
 
@@ -178,9 +176,9 @@ static void phases_have_their_own_deadlines(void **state)
         comm_phase expected, phase;
         double limit_s;
     } cases[] = {
-        {COMM_PHASE_START, COMM_PHASE_START, 60},    {COMM_PHASE_RESUME, COMM_PHASE_RESUME, 60},
+        {COMM_PHASE_START, COMM_PHASE_START, 60},       {COMM_PHASE_RESUME, COMM_PHASE_RESUME, 60},
         {COMM_PHASE_EVALUATE, COMM_PHASE_EVALUATE, 20}, {COMM_PHASE_IDLE, COMM_PHASE_IDLE, 4},
-        {COMM_PHASE_IDLE, COMM_PHASE_SNAPSHOT, 30},  {COMM_PHASE_FORWARD, COMM_PHASE_DATA, 4},
+        {COMM_PHASE_IDLE, COMM_PHASE_SNAPSHOT, 30},     {COMM_PHASE_FORWARD, COMM_PHASE_DATA, 4},
         {COMM_PHASE_FORWARD, COMM_PHASE_SNAPSHOT, 30},
     };
     (void)state;

@@ -12,10 +12,10 @@
 
 typedef struct make_jpeg {
     int width, height;
-    int components;         /* of the pixels: 1 grey, 3 RGB, 4 CMYK, 2 unknown */
-    J_COLOR_SPACE stored;   /* JCS_UNKNOWN: libjpeg's choice */
+    int components;       /* of the pixels: 1 grey, 3 RGB, 4 CMYK, 2 unknown */
+    J_COLOR_SPACE stored; /* JCS_UNKNOWN: libjpeg's choice */
     int is_progressive;
-    int is_scan_by_scan;    /* baseline, each component in a scan of its own */
+    int is_scan_by_scan; /* baseline, each component in a scan of its own */
     int quality;
 } make_jpeg;
 

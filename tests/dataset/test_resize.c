@@ -50,7 +50,7 @@ static void sizes_of_all_kinds_match_the_definition(void **state)
 {
     (void)state;
     static const int64_t cases[][4] = {
-        {17, 23, 8, 11}, {8, 8, 16, 16}, {5, 9, 13, 4},   {1, 40, 3, 20}, {33, 1, 7, 1},
+        {17, 23, 8, 11}, {8, 8, 16, 16},  {5, 9, 13, 4},    {1, 40, 3, 20}, {33, 1, 7, 1},
         {1, 1, 4, 5},    {12, 12, 12, 5}, {12, 12, 30, 12}, {64, 48, 7, 9}, {3, 3, 1, 1},
     };
 
@@ -80,7 +80,8 @@ static void known_pixels_match_exactly(void **state)
 {
     (void)state;
     static const uint8_t smaller[12] = {67, 119, 168, 168, 152, 127, 165, 191, 173, 114, 111, 166};
-    static const uint8_t larger[24] = {0, 12, 36, 79, 140, 170, 28, 38, 57, 96, 153, 181, 83, 89, 100, 129, 178, 202, 110, 114, 121, 146, 190, 212};
+    static const uint8_t larger[24] = {0,  12, 36,  79,  140, 170, 28,  38,  57,  96,  153, 181,
+                                       83, 89, 100, 129, 178, 202, 110, 114, 121, 146, 190, 212};
     dataset_image from = {0}, to = {0};
 
     fill(&from, 5, 7, 1, 0);
@@ -142,6 +143,7 @@ static void failed_allocation_reports_no_memory(void **state)
     cvy_status status = CVY_ERR_NO_MEMORY;
     int k = 0;
 
+    test_log_expect("memory for a picture of 4 x 5");
     fill(&from, 10, 10, 3, 1);
     cvy_alloc_count(&before);
     for (; status == CVY_ERR_NO_MEMORY; k++) {
@@ -149,7 +151,6 @@ static void failed_allocation_reports_no_memory(void **state)
         cvy_alloc_fail_at(k);
         status = dataset_image_resize(&from, 4, 5, &to);
         cvy_alloc_fail_at(-1);
-        if (status != CVY_OK) test_log_expect("memory for a picture of 4 x 5");
         dataset_image_free(&to);
     }
     assert_ok(status);

@@ -47,82 +47,70 @@ typedef struct session {
     int64_t n_images;
 } session;
 
+/* One per option, in the order of option_table. */
+enum {
+    ARCH,
+    CLASSES,
+    IMAGE,
+    BATCH,
+    WEIGHTS,
+    DATA,
+    LOGITS,
+    SAVE,
+    STEPS,
+    LR,
+    MOMENTUM,
+    WEIGHT_DECAY,
+    NESTEROV,
+    BACKEND,
+    THREADS,
+    N_OPTIONS
+};
+
+static const struct option option_table[N_OPTIONS + 1] = {
+    {"arch", 1, NULL, ARCH},         {"classes", 1, NULL, CLASSES},
+    {"image", 1, NULL, IMAGE},       {"batch", 1, NULL, BATCH},
+    {"weights", 1, NULL, WEIGHTS},   {"data", 1, NULL, DATA},
+    {"logits", 1, NULL, LOGITS},     {"save", 1, NULL, SAVE},
+    {"steps", 1, NULL, STEPS},       {"lr", 1, NULL, LR},
+    {"momentum", 1, NULL, MOMENTUM}, {"weight-decay", 1, NULL, WEIGHT_DECAY},
+    {"nesterov", 0, NULL, NESTEROV}, {"backend", 1, NULL, BACKEND},
+    {"threads", 1, NULL, THREADS}};
+
 static cvy_status read_arguments(int argc, char **argv, arguments *args)
 {
-    static const struct option options[] = {
-        {"arch", 1, NULL, 'a'},     {"classes", 1, NULL, 'c'},  {"image", 1, NULL, 'i'},
-        {"batch", 1, NULL, 'b'},    {"weights", 1, NULL, 'w'},  {"data", 1, NULL, 'd'},
-        {"logits", 1, NULL, 'o'},   {"save", 1, NULL, 'S'},     {"steps", 1, NULL, 's'},
-        {"lr", 1, NULL, 'l'},       {"momentum", 1, NULL, 'm'}, {"weight-decay", 1, NULL, 'y'},
-        {"nesterov", 0, NULL, 'n'}, {"backend", 1, NULL, 'B'},  {"threads", 1, NULL, 't'},
-        {NULL, 0, NULL, 0}};
+    const char *text[N_OPTIONS] = {
+        [BATCH] = "1",      [CLASSES] = "0",      [STEPS] = "0",     [LR] = "0.1",
+        [MOMENTUM] = "0.9", [WEIGHT_DECAY] = "0", [BACKEND] = "cpu", [THREADS] = "1"};
     long long dim[3] = {0, 0, 0};
 
-    *args = (arguments){.backend = "cpu",
-                        .n_threads = 1,
-                        .batch = 1,
-                        .lr = "0.1",
-                        .momentum = "0.9",
-                        .weight_decay = "0",
-                        .nesterov = "false"};
-    for (int key; (key = getopt_long(argc, argv, "", options, NULL)) != -1;) {
-        switch (key) {
-        case 'a':
-            args->arch = optarg;
-            break;
-        case 'c':
-            args->classes = atoll(optarg);
-            break;
-        case 'i':
-            (void)sscanf(optarg, "%lldx%lldx%lld", &dim[0], &dim[1], &dim[2]);
-            break;
-        case 'b':
-            args->batch = atoll(optarg);
-            break;
-        case 'w':
-            args->weights = optarg;
-            break;
-        case 'd':
-            args->data = optarg;
-            break;
-        case 'o':
-            args->logits = optarg;
-            break;
-        case 'S':
-            args->save = optarg;
-            break;
-        case 's':
-            args->steps = atoll(optarg);
-            break;
-        case 'l':
-            args->lr = optarg;
-            break;
-        case 'm':
-            args->momentum = optarg;
-            break;
-        case 'y':
-            args->weight_decay = optarg;
-            break;
-        case 'n':
-            args->nesterov = "true";
-            break;
-        case 'B':
-            args->backend = optarg;
-            break;
-        case 't':
-            args->n_threads = atoi(optarg);
-            break;
-        default:
-            return CVY_FAIL(CVY_ERR_USAGE, "parity_net: see the top of its source");
+    for (int key; (key = getopt_long(argc, argv, "", option_table, NULL)) != -1;) {
+        if (key < 0 || key >= N_OPTIONS) {
+            return CVY_FAIL(CVY_ERR_USAGE, "parity_net: its options are at the top of its source");
         }
+        text[key] = optarg != NULL ? optarg : "true";
     }
-    args->image = (nn_shape){.n_dims = 3, .dim = {dim[0], dim[1], dim[2]}};
-    if (args->arch == NULL || args->weights == NULL || args->data == NULL ||
-        nn_shape_n_elems(&args->image) < 1) {
+    if (text[ARCH] == NULL || text[WEIGHTS] == NULL || text[DATA] == NULL || text[IMAGE] == NULL ||
+        sscanf(text[IMAGE], "%lldx%lldx%lld", &dim[0], &dim[1], &dim[2]) != 3) {
         return CVY_FAIL(CVY_ERR_USAGE,
                         "parity_net: --arch, --classes, --image CxHxW, --weights and --data are "
                         "needed");
     }
+    *args = (arguments){.arch = text[ARCH],
+                        .weights = text[WEIGHTS],
+                        .data = text[DATA],
+                        .logits = text[LOGITS],
+                        .save = text[SAVE],
+                        .backend = text[BACKEND],
+                        .lr = text[LR],
+                        .momentum = text[MOMENTUM],
+                        .weight_decay = text[WEIGHT_DECAY],
+                        .nesterov = text[NESTEROV] != NULL ? "true" : "false",
+                        .classes = atoll(text[CLASSES]),
+                        .batch = atoll(text[BATCH]),
+                        .steps = atoll(text[STEPS]),
+                        .image = {.n_dims = 3, .dim = {dim[0], dim[1], dim[2]}},
+                        .n_threads = atoi(text[THREADS])};
     return CVY_OK;
 }
 
