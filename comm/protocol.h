@@ -104,6 +104,7 @@ typedef struct comm_metrics {
     double data_wait_s, compute_s, reduce_s, update_s; /* sums, of worker 1 */
     int64_t n_skipped;             /* updates skipped for non-finite values, since the start */
     int64_t reduce_bytes;          /* sent per step by worker 1 */
+    int64_t n_allocations;         /* by worker 1's process, since it started */
 } comm_metrics;
 
 typedef struct comm_trained {

@@ -108,7 +108,7 @@ static void hear_metrics(coordinator *c, const comm_metrics *m)
     coordinator_records_append(
         c->metrics,
         json_pack(
-            "{s:I, s:f, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:f, s:f, s:f, s:f, s:I, s:I, s:o}",
+            "{s:I, s:f, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:f, s:f, s:f, s:f, s:I, s:I, s:I, s:o}",
             "step", (json_int_t)m->step, "epoch",
             (double)m->step / (double)c->parts->steps_per_epoch, "steps", (json_int_t)m->n_steps,
             "loss", real_or_null(m->loss), "top1", real_or_null(m->n_top1 / n), "top5",
@@ -117,7 +117,7 @@ static void hear_metrics(coordinator *c, const comm_metrics *m)
             real_or_null(m->seconds / (double)m->n_steps), "data_wait_s", m->data_wait_s,
             "compute_s", m->compute_s, "reduce_s", m->reduce_s, "update_s", m->update_s,
             "reduce_bytes", (json_int_t)m->reduce_bytes, "skipped", (json_int_t)m->n_skipped,
-            "worker_step_times_s", worker_times(c)));
+            "allocations", (json_int_t)m->n_allocations, "worker_step_times_s", worker_times(c)));
 }
 
 static cvy_status hear_bad_record(coordinator *c, const comm_bad_record *bad)

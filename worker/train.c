@@ -249,10 +249,12 @@ static cvy_status tell_metrics(worker *w)
     worker_tally *tally = &w->tally;
     int64_t bytes = 0;
     double wait_s = 0;
+    cvy_alloc_counts allocations;
 
     if (worker_is_lead(w) && tally->n_steps > 0) {
         const double n_samples = (double)(tally->n_steps * w->parts->global_batch);
         comm_reducer_figures(w->reducer, &bytes, &wait_s);
+        cvy_alloc_count(&allocations);
         const comm_metrics metrics = {.step = w->step,
                                       .n_steps = tally->n_steps,
                                       .n_samples = tally->n_steps * w->parts->global_batch,
@@ -266,7 +268,8 @@ static cvy_status tell_metrics(worker *w)
                                       .reduce_s = tally->reduce_s,
                                       .update_s = tally->update_s,
                                       .n_skipped = w->n_skipped,
-                                      .reduce_bytes = bytes};
+                                      .reduce_bytes = bytes,
+                                      .n_allocations = allocations.n_ever};
         CVY_RETURN_IF_ERR(COMM_SEND(w->world, 0, COMM_METRICS, metrics));
     }
     *tally = (worker_tally){.since_s = now_s};
