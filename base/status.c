@@ -6,6 +6,8 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <strings.h>
 
 typedef struct status_row {
     cvy_status status;
@@ -74,6 +76,13 @@ cvy_status cvy_status_from_errno(int errno_value)
     }
 }
 
+/* "Permission denied (permission denied)" tells nothing twice. */
+static int ends_with(const char *text, const char *end)
+{
+    const size_t n = strlen(text), n_end = strlen(end);
+    return n >= n_end && strcasecmp(text + n - n_end, end) == 0;
+}
+
 cvy_status cvy_fail(cvy_status status, const char *folder, const char *format, ...)
 {
     char text[2048];
@@ -82,7 +91,10 @@ cvy_status cvy_fail(cvy_status status, const char *folder, const char *format, .
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
-    cvy_log_write(CVY_LOG_ERROR, folder, "%s (%s)", text, cvy_status_text(status));
+    if (ends_with(text, cvy_status_text(status)))
+        cvy_log_write(CVY_LOG_ERROR, folder, "%s", text);
+    else
+        cvy_log_write(CVY_LOG_ERROR, folder, "%s (%s)", text, cvy_status_text(status));
     return status;
 }
 

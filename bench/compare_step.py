@@ -18,6 +18,7 @@ import time
 HERE = pathlib.Path(__file__).resolve().parent
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 MIB = 1 << 20
+QUIET_CORES = 0.1  # other work on a machine whose figures are worth keeping
 
 # name: arch, image, classes, minibatch, mode
 NETS = {
@@ -43,6 +44,7 @@ class Server:
 
     def __init__(self, name, command, environment=None):
         self.name = name
+        self.python = None  # PyTorch's interpreter
         self.rounds = []
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -138,7 +140,9 @@ def start_servers(net, options, servers):
             command = [python, str(HERE / "bench_step_torch.py"), *arguments]
             if layout != "NCHW":
                 command.append("--channels-last")
-            servers.append(Server(f"PyTorch {layout} ({python})", command, torch_environment))
+            server = Server(f"PyTorch {layout} ({python})", command, torch_environment)
+            server.python = python
+            servers.append(server)
     servers.append(Server("peak", [str(programs / "bench_peak"), "--threads", threads, "--serve"]))
 
 
@@ -160,7 +164,7 @@ def compare(name, options):
             print(f"{name}: round {i + 1} of {options.rounds}", file=sys.stderr)
         return {"net": name, "other_load_cores": load.cores(),
                 "rounds": {server.name: server.rounds for server in servers},
-                "row": table_row(name, servers)}
+                "rows": [table_row(name, servers, python) for python in options.torch_python]}
     finally:
         for server in servers:
             server.close()
@@ -176,9 +180,10 @@ def best_step_s(servers):
     return min(figures["step_min_s"] for server in servers for figures in server.rounds)
 
 
-def table_row(name, servers):
-    """One line of the table of RESULTS.md."""
-    convoy, *torches, peak = servers
+def table_row(name, servers, python):
+    """One line of the table of RESULTS.md: against the PyTorch of one interpreter."""
+    convoy, peak = servers[0], servers[-1]
+    torches = [server for server in servers if server.python == python]
     best = max(torches, key=lambda server: server.median("images_per_s"))
     ratios = [ours["images_per_s"] / theirs["images_per_s"]
               for ours, theirs in zip(convoy.rounds, best.rounds)]
@@ -223,8 +228,8 @@ def parse_options():
     parser.add_argument("--build", type=pathlib.Path, default=HERE.parent / "build" / "release",
                         help="build folder (default: build/release)")
     parser.add_argument("--torch-python", action="append", metavar="PROGRAM",
-                        help="a Python that has torch and torchvision; may be repeated, the best "
-                        "counts (default: /usr/bin/python3)")
+                        help="a Python that has torch and torchvision; may be repeated "
+                        "(default: /usr/bin/python3)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--minibatch", type=int, help="instead of each net's own")
@@ -248,13 +253,16 @@ def main():
     except (OSError, RuntimeError) as error:
         sys.exit(f"compare_step.py: {error}")
     print(header(options))
+    loads = [result["other_load_cores"] for result in results]
+    verdict = "" if max(loads) <= QUIET_CORES else (
+        f"; above {QUIET_CORES} only the ratios of best steps mean something")
     print("Cores busy with other work meanwhile: "
-          + ", ".join(f"{result['other_load_cores']:.2f}" for result in results) + ".\n")
-    print("| net | minibatch | convoy images/s | PyTorch images/s (best variant) "
+          + ", ".join(f"{load:.2f}" for load in loads) + f"{verdict}.\n")
+    print("| net | minibatch | convoy images/s | PyTorch images/s (version, faster layout) "
           "| ratio (min-max) | ratio of best steps | convoy's share of the peak | memory convoy / PyTorch, MiB |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for result in results:
-        print(result["row"])
+        print("\n".join(result["rows"]))
     if options.json:
         options.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 

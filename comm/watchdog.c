@@ -298,8 +298,10 @@ void comm_pulse_phase(comm_pulse *pulse, comm_phase phase)
 
     pulse->beat.phase = (int32_t)phase;
     pulse->phase_since_s = now_s;
-    if (before == (int)phase || !(has_own_deadline(before) || has_own_deadline((int)phase))) return;
-    /* The coordinator must know which deadline counts now. A send that fails shows up at the next
+    const int is_news = has_own_deadline(before) || has_own_deadline((int)phase) ||
+                        before == (int)COMM_PHASE_IDLE;
+    if (before == (int)phase || !is_news) return;
+    /* The coordinator must know which deadline counts now, and that an order was heard. A send that fails shows up at the next
      * beat or wait. */
     pulse->last_sent_s = now_s - pulse->interval_s;
     (void)comm_pulse_beat(pulse);

@@ -18,6 +18,8 @@
 /* The life of a job. Messages are taken in by coordinator_pump(); here is what is asked for and
  * waited for, in order. */
 
+#define RETRY_S 2.0 /* between tries of a last save */
+
 /* --- Waits ----------------------------------------------------------------------------------- */
 
 typedef int (*condition)(const coordinator *c);
@@ -305,6 +307,19 @@ static cvy_status save_now(coordinator *c)
     return coordinator_begin_save(c);
 }
 
+/* A final save that failed gets the tries it has left, so that the work is not lost; the disk gets
+ * some time between them. */
+static cvy_status save_at_last(coordinator *c)
+{
+    for (int n_tries = 0; c->saved_step != c->step; n_tries++) {
+        const cvy_deadline pause = cvy_deadline_in_s(n_tries > 0 ? RETRY_S : 0);
+        while (!cvy_deadline_is_past(pause)) CVY_RETURN_IF_ERR(coordinator_pump(c));
+        CVY_RETURN_IF_ERR(save_now(c));
+        CVY_RETURN_IF_ERR(wait_until(c, save_is_over));
+    }
+    return CVY_OK;
+}
+
 /* The report is written while the workers wait: a rank that left would look like a dead one. One
  * that cannot be written costs the job nothing. */
 static void write_report(coordinator *c)
@@ -354,11 +369,7 @@ static cvy_status train(coordinator *c, coordinator_result *out)
         out->step = c->step;
     }
     CVY_RETURN_IF_ERR(wait_until(c, save_is_over));
-    /* A final save that failed gets the tries it has left, so that the work is not lost. */
-    while (c->saved_step != c->step) {
-        CVY_RETURN_IF_ERR(save_now(c));
-        CVY_RETURN_IF_ERR(wait_until(c, save_is_over));
-    }
+    CVY_RETURN_IF_ERR(save_at_last(c));
     coordinator_event(c, json_pack("{s:s, s:I}", "event", "finished", "step", (json_int_t)c->step));
     write_report(c);
     return CVY_OK;

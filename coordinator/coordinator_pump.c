@@ -144,8 +144,8 @@ static cvy_status hear_bad_record(coordinator *c, const comm_bad_record *bad)
     const double limit = c->job->data.max_bad_fraction * (double)known->n_records;
     if ((double)known->n <= limit) return CVY_OK;
     return CVY_FAIL(CVY_ERR_BAD_DATA,
-                    "%s: %lld of %lld records are bad, more than data.max_bad_fraction %g allows: "
-                    "mend the dataset or raise it",
+                    "%s: %lld of %lld records are bad, data.max_bad_fraction allows %g of them: "
+                    "mend the dataset, or raise that",
                     path, (long long)known->n, (long long)known->n_records,
                     c->job->data.max_bad_fraction);
 }

@@ -3,6 +3,7 @@
 #include "base/alloc.h"
 #include "base/file.h"
 #include "base/job.h"
+#include "coordinator/checkpoints.h"
 #include "coordinator/records.h"
 #include "coordinator/report_internal.h"
 
@@ -101,7 +102,7 @@ static int by_value(const void *a, const void *b)
 }
 
 /* Median images per second, and the shares of where worker 1's time went. */
-static void collect_throughput(const json_t *metrics, json_t *report)
+static cvy_status collect_throughput(const json_t *metrics, json_t *report)
 {
     static const char *const parts[] = {"data_wait_s", "compute_s", "reduce_s", "update_s"};
     const size_t n = json_array_size(metrics);
@@ -109,7 +110,8 @@ static void collect_throughput(const json_t *metrics, json_t *report)
     double *rates = cvy_alloc_zero(n + 1, sizeof *rates);
     size_t n_rates = 0;
 
-    for (size_t i = 0; i < n && rates != NULL; i++) {
+    if (rates == NULL) return CVY_FAIL(CVY_ERR_NO_MEMORY, "rates of %zu lines", n);
+    for (size_t i = 0; i < n; i++) {
         const json_t *line = json_array_get(metrics, i);
         const double rate = number(line, "images_per_s");
         const double wall_s = number(line, "step_time_s") * number(line, "steps");
@@ -137,6 +139,7 @@ static void collect_throughput(const json_t *metrics, json_t *report)
                                             total_s, "where_worker_1_spent_it", shares));
     }
     cvy_free(rates);
+    return CVY_OK;
 }
 
 static const char *event_name(const json_t *event)
@@ -248,9 +251,12 @@ cvy_status report_collect(const char *run, json_t **out)
     CVY_GOTO_IF_ERR(fail, status, read_lines(run, "metrics.jsonl", &metrics));
     CVY_GOTO_IF_ERR(fail, status, read_lines(run, "events.jsonl", &events));
     collect_evaluations(run, report);
-    collect_throughput(metrics, report);
+    CVY_GOTO_IF_ERR(fail, status, collect_throughput(metrics, report));
     collect_events(events, report);
     collect_environment(report);
+    const int64_t saved_step = coordinator_checkpoints_newest_step(run);
+    (void)json_object_set_new(report, "newest_checkpoint_step",
+                              saved_step >= 0 ? json_integer((json_int_t)saved_step) : json_null());
     (void)json_object_set(report, "metrics", metrics);
     json_decref(metrics);
     json_decref(events);
@@ -280,7 +286,7 @@ cvy_status coordinator_report_write(const char *run)
     report_text page = {NULL, 0, 0, 0};
 
     CVY_RETURN_IF_ERR(report_collect(run, &report));
-    char *json = json_dumps(report, JSON_INDENT(1) | JSON_REAL_PRECISION(9));
+    char *json = json_dumps(report, JSON_INDENT(1) | JSON_REAL_PRECISION(17));
     cvy_status status = json != NULL ? replace_in(run, "report.json", json, strlen(json))
                                      : CVY_FAIL(CVY_ERR_NO_MEMORY, "report.json of %s", run);
     free(json);

@@ -25,12 +25,12 @@ static const char style[] =
     "h1{font-size:24px;margin:0}h2{font-size:18px;margin:36px 0 8px}.dim{color:var(--dim)}\n"
     ".cards{display:flex;flex-wrap:wrap;gap:12px;margin:16px 0}.card{background:var(--card);"
     "border-radius:8px;padding:10px 16px}.card b{display:block;font-size:21px}\n"
-    ".charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(420px,1fr));gap:16px}\n"
+    ".charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(420px,1fr));gap:16px}\n"
     "svg.chart{width:100%;background:var(--card);border-radius:8px}svg text{fill:var(--dim);"
     "font-size:11px}svg text.title{fill:var(--fg);font-size:13px;font-weight:600}\n"
     "svg .grid{stroke:var(--line)}svg polyline{fill:none;stroke-width:1.6}\n"
     "svg .s0{stroke:var(--a)}svg .s1{stroke:var(--b)}svg .s2{stroke:var(--c)}"
-    "svg .s3{stroke:var(--d)}svg line.s0,svg line.s1{stroke-width:3}\n"
+    "svg .s3{stroke:var(--d)}svg line.s0,svg line.s1,svg line.s2{stroke-width:3}\n"
     "table{border-collapse:collapse;font-size:13px}th,td{padding:3px 10px;text-align:right;"
     "border-bottom:1px solid var(--line)}th:first-child,td:first-child{text-align:left}\n"
     ".scroll{overflow-x:auto}table.matrix td,table.matrix th{padding:3px 5px;text-align:center;"
@@ -38,7 +38,8 @@ static const char style[] =
     ".hard{display:flex;flex-wrap:wrap;gap:12px}.hard figure{margin:0;width:170px;font-size:12px;"
     "background:var(--card);border-radius:8px;padding:8px}.hard img{width:100%;height:150px;"
     "object-fit:contain;image-rendering:pixelated}\n"
-    ".bar{display:flex;height:22px;border-radius:6px;overflow:hidden;max-width:700px}"
+    ".bar{display:flex;height:22px;margin-bottom:8px;border-radius:6px;overflow:hidden;max-width:"
+    "700px}"
     ".bar span{display:block;height:100%}\n"
     "pre{background:var(--card);border-radius:8px;padding:12px;overflow-x:auto;font-size:12px}\n"
     "</style>\n";
@@ -98,6 +99,10 @@ static void add_summary(report_text *text, const json_t *report)
     if (n > 0) {
         coordinator_text_count(number(json_array_get(metrics, n - 1), "step"), value);
         add_card(text, "steps", value);
+    }
+    if (isfinite(number(report, "newest_checkpoint_step"))) {
+        coordinator_text_count(number(report, "newest_checkpoint_step"), value);
+        add_card(text, "step of the newest checkpoint", value);
     }
     if (throughput != NULL) {
         coordinator_text_count(number(throughput, "images_per_s_median"), value);
@@ -233,9 +238,10 @@ static void add_confusion(report_text *text, const json_t *evaluation)
             const json_int_t count = json_integer_value(json_array_get(row, k));
             const double share = total > 0 ? (double)count / total : 0;
             report_add(text,
-                       "<td style=\"background:color-mix(in srgb,var(--%s) %.0f%%,transparent)\">"
-                       "%lld</td>",
-                       i == k ? "c" : "b", 70 * sqrt(share), (long long)count);
+                       "<td%s style=\"background:color-mix(in srgb,var(--%s) %.0f%%,transparent)"
+                       "\">%lld</td>",
+                       count == 0 ? " class=\"dim\"" : "", i == k ? "c" : "b", 70 * sqrt(share),
+                       (long long)count);
         }
         report_add(text, "</tr>\n");
     }
@@ -415,7 +421,7 @@ static void add_workers(report_text *text, const json_t *report)
         report_add(text, "</td><td>%.0f from %.0f</td>", number(worker, "replicas"),
                    number(worker, "first_replica"));
         const json_t *time = json_array_get(times, i);
-        if (json_is_number(time))
+        if (json_number_value(time) > 0) /* 0: the job was over before the worker told */
             report_add(text, "<td>%.1f ms</td></tr>\n", 1e3 * json_number_value(time));
         else
             report_add(text, "<td></td></tr>\n");

@@ -220,7 +220,8 @@ static cvy_status check_payload(const dataset_datum *datum, cvy_reason *reason)
     const size_t n_found = datum->n_floats > 0 ? datum->n_floats : datum->data_bytes;
     if (n_found == n_values) return CVY_OK;
     return cvy_because(reason, CVY_ERR_BAD_DATA,
-                       "%lld channels x %lld x %lld x %lld are %zu values, but it has %zu",
+                       "%lld x %lld x %lld x %lld (channels, depth, height, width) are %zu values, "
+                       "but it has %zu",
                        (long long)dims[0], (long long)dims[1], (long long)dims[2],
                        (long long)dims[3], n_values, n_found);
 }

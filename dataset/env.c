@@ -48,7 +48,9 @@ static cvy_status open_file(const char *folder, const char *file, int *out_fd, s
     struct stat info;
 
     if (stat(folder, &info) != 0) {
-        return CVY_FAIL(cvy_status_from_errno(errno), "dataset %s: %s", folder, strerror(errno));
+        return CVY_FAIL(cvy_status_from_errno(errno), "dataset %s: %s%s", folder, strerror(errno),
+                        errno == ENOENT ? ": correct its path, or make it with 'convoy import'"
+                                        : "");
     }
     if (!S_ISDIR(info.st_mode)) {
         return CVY_FAIL(CVY_ERR_NOT_FOUND,

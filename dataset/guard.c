@@ -39,11 +39,14 @@ static size_t append(char *line, size_t capacity, size_t at, const char *text)
 CVY_NORETURN void dataset_guard_die(int slot, const char *what)
 {
     char line[PATH_MAX + 512];
-    size_t n_chars = append(line, sizeof line - 1, 0, "convoy: dataset: ");
+    size_t n_chars = append(line, sizeof line - 1, 0, "convoy: ");
 
     n_chars = append(line, sizeof line - 1, n_chars, slots[slot].path);
     n_chars = append(line, sizeof line - 1, n_chars, ": ");
     n_chars = append(line, sizeof line - 1, n_chars, what);
+    n_chars = append(line, sizeof line - 1, n_chars, " (");
+    n_chars = append(line, sizeof line - 1, n_chars, cvy_status_text(CVY_ERR_BAD_DATA));
+    n_chars = append(line, sizeof line - 1, n_chars, ")");
     line[n_chars++] = '\n';
     /* Nothing can be done about a standard error that takes no line. */
     const ssize_t n_written = write(STDERR_FILENO, line, n_chars);

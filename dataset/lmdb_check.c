@@ -201,7 +201,8 @@ cvy_status dataset_lmdb_check(int fd, const char *path, dataset_lmdb_shape *out,
         return cvy_because(reason, CVY_ERR_IO, "stat %s: %s", path, strerror(errno));
     }
     shape.size_bytes = (uint64_t)info.st_size;
-    if (shape.size_bytes == 0) return cvy_because(reason, CVY_ERR_BAD_DATA, "%s: empty", path);
+    if (shape.size_bytes == 0)
+        return cvy_because(reason, CVY_ERR_BAD_DATA, "%s: empty; copy it again", path);
     if (shape.size_bytes < sizeof page) {
         return because_too_short(reason, path, shape.size_bytes, LEAST_FILE_BYTES);
     }

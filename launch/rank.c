@@ -30,6 +30,14 @@ static void on_stop(int number)
     if (n_stop_signals < 100) n_stop_signals++;
 }
 
+/* mpirun that is told to end its job sends SIGCONT first, SIGTERM and SIGKILL much later: its SIGCONT is
+ * the polite request. A shell's SIGCONT to a stopped job comes from elsewhere. */
+static void on_continue(int number, siginfo_t *info, void *context)
+{
+    (void)context;
+    if (info->si_code == SI_USER && info->si_pid == getppid()) stop_signal = number;
+}
+
 static void on_alarm(int number)
 {
     (void)number;
@@ -49,6 +57,10 @@ static void install_handlers(void)
         (void)sigaction(numbers[i], &action, NULL);
     action.sa_handler = on_alarm;
     (void)sigaction(SIGALRM, &action, NULL);
+    if (!launch_inside_mpi()) return;
+    action.sa_flags = SA_RESTART | SA_SIGINFO;
+    action.sa_sigaction = on_continue;
+    (void)sigaction(SIGCONT, &action, NULL);
 }
 
 int launch_attempt(void)
@@ -180,6 +192,7 @@ static cvy_status run_under_mpi(launch_rank *r)
     CVY_RETURN_IF_ERR(launch_compare_ranks(r, deadline));
     CVY_RETURN_IF_ERR(share_job(r));
     CVY_RETURN_IF_ERR(comm_group(r->world, 1, r->n_workers, deadline, &r->workers));
+    r->has_begun = 1;
     return comm_rank(r->world) == 0 ? coordinate(r) : work(r);
 }
 
@@ -209,8 +222,12 @@ static int run_mpi_rank(launch_rank *r)
         tell_outcome(r, status);
         if (status == CVY_OK && r->options->on_result != NULL) r->options->on_result(&r->result);
     }
+    /* A failure may find workers in the middle of a command: those leave without MPI's end, and the
+     * others would wait for them in it. */
+    const int has_failed = r->has_begun && status != CVY_OK && status != CVY_ERR_STOPPED;
     const int is_hasty = status == CVY_ERR_PEER_LOST || n_stop_signals > 1;
-    if (is_hasty || (r->workers != NULL && !r->is_worker_clean)) leave_at_once(code);
+    if (has_failed && !is_hasty) cvy_clock_sleep_s(LEAVE_TOGETHER_S);
+    if (is_hasty || has_failed || (r->workers != NULL && !r->is_worker_clean)) leave_at_once(code);
     /* All ranks come here, or one has just died and would keep MPI waiting. */
     exit_code_of_alarm = code;
     (void)alarm(FINALIZE_LIMIT_S);

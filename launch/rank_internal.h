@@ -11,6 +11,9 @@
 #define START_DEADLINE_S 120.0
 /** The end of MPI, and of the worker's thread, may take so long. */
 #define FINALIZE_LIMIT_S 10
+/** After a failure that all ranks learn of: until the last of them has let go of its peers' memory.
+ */
+#define LEAVE_TOGETHER_S 0.2
 
 /** All of one rank. */
 typedef struct launch_rank {
@@ -22,6 +25,7 @@ typedef struct launch_rank {
     worker_parts *parts; /* rank 0: for checking, and the figures below */
     coordinator_parts described;
     coordinator_result result;
+    int has_begun;            /* the ranks parted: one coordinates, the others work */
     int is_worker_clean;      /* it left no transfer open */
     cvy_status worker_status; /* of the worker's thread */
 } launch_rank;

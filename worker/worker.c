@@ -353,6 +353,13 @@ static void close_worker(worker *w)
     cvy_free(w);
 }
 
+/* Once a second, or a tenth of a deadline that is shorter than the usual one. */
+static double beat_interval_s(const cvy_job *job)
+{
+    const double tenth_s = job->deadline.step_s / 10;
+    return tenth_s > 0 && tenth_s < 1 ? tenth_s : 1.0;
+}
+
 cvy_status worker_run(const worker_options *options, int *out_is_clean)
 {
     cvy_status status = CVY_OK;
@@ -367,7 +374,7 @@ cvy_status worker_run(const worker_options *options, int *out_is_clean)
     w->job = options->job;
     w->heard_at_s = cvy_clock_now_s();
     w->coordinator_phase = COMM_PHASE_START;
-    comm_pulse_open(&w->pulse, w->world, 1.0);
+    comm_pulse_open(&w->pulse, w->world, beat_interval_s(w->job));
     worker_enter(w, COMM_PHASE_START);
     comm_set_idle(w->workers, worker_attend, w);
     comm_replica_range(w->job->replicas, comm_size(w->workers), comm_rank(w->workers),

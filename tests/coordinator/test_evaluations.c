@@ -48,8 +48,7 @@ static coordinator_evaluation *open_evaluation(int64_t n_records)
     return e;
 }
 
-/* All results in pieces, in an order of their own; the JSON is parsed, *text (may be NULL) gets it.
- */
+/* All results in pieces, in an order of their own. The JSON, parsed; text (may be NULL) gets it. */
 static json_t *evaluate(const comm_result *results, int64_t n, uint64_t order, char **text,
                         coordinator_evaluation_summary *summary)
 {
@@ -108,8 +107,7 @@ static void assert_ratio(const json_t *object, const char *key, int64_t part, in
         assert_true(real(object, key) == (double)part / (double)whole);
 }
 
-/* --- Against a computation of its own -----------------------------------------------------------
- */
+/* --- Against a computation of its own -------------------------------------------------------- */
 
 static void assert_totals(const json_t *json, const comm_result *r, int64_t n)
 {
@@ -271,8 +269,7 @@ static void json_is_the_same_bytes_in_any_order_of_arrival(void **state)
     cvy_free(first);
 }
 
-/* --- Odd results --------------------------------------------------------------------------------
- */
+/* --- Odd results ----------------------------------------------------------------------------- */
 
 static void loss_that_is_no_number_is_null_and_hardest(void **state)
 {
@@ -402,8 +399,7 @@ static void many_classes_are_written_as_entries(void **state)
     coordinator_evaluation_destroy(&e);
 }
 
-/* --- Errors of convoy itself --------------------------------------------------------------------
- */
+/* --- Errors of convoy itself ----------------------------------------------------------------- */
 
 static void record_that_came_twice_or_never_is_named(void **state)
 {
@@ -448,8 +444,7 @@ static void result_beyond_records_or_classes_is_refused(void **state)
     coordinator_evaluation_destroy(&e);
 }
 
-/* --- Files ---------------------------------------------------------------------------------------
- */
+/* --- Files ----------------------------------------------------------------------------------- */
 
 static void written_file_holds_the_json(void **state)
 {
@@ -503,8 +498,7 @@ static void later_evaluations_alone_are_dropped(void **state)
     cvy_free(missing);
 }
 
-/* --- Memory --------------------------------------------------------------------------------------
- */
+/* --- Memory ---------------------------------------------------------------------------------- */
 
 static cvy_status evaluate_once(void)
 {

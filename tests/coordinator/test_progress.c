@@ -17,8 +17,7 @@
 
 #define ERASE "\r\033[K"
 
-/* --- Texts ---------------------------------------------------------------------------------------
- */
+/* --- Texts ----------------------------------------------------------------------------------- */
 
 static void counts_have_commas(void **state)
 {
@@ -68,8 +67,7 @@ static void durations_have_hours_only_when_needed(void **state)
     assert_string_equal(text, "0:00");
 }
 
-/* --- The live line
- * -------------------------------------------------------------------------------- */
+/* --- The live line --------------------------------------------------------------------------- */
 
 /* What goes to stderr between begin and end. */
 static int pipe_fd[2], kept_stderr;
@@ -306,8 +304,7 @@ static void terminal_that_is_gone_costs_nothing(void **state)
     (void)test_log_open(NULL);
 }
 
-/* --- Plain lines
- * ----------------------------------------------------------------------------------- */
+/* --- Plain lines ----------------------------------------------------------------------------- */
 
 /* How many lines n updates make, one each dt_s, always within the same epoch. */
 static int count_lines(coordinator_progress *p, int n, double from_s, double dt_s)

@@ -289,7 +289,8 @@ static void dimensions_that_cannot_be_are_refused_without_allocation(void **stat
         {3, 2, (int64_t)1 << 31, 12, "width is -2147483648"},
         {INT32_MAX, INT32_MAX, INT32_MAX, 12, "more than can be counted"},
         {INT32_MAX, INT32_MAX, 1, 12, "values, but it has 12"},
-        {3, 2, 2, 11, "3 channels x 1 x 2 x 2 are 12 values, but it has 11"},
+        {3, 2, 2, 11,
+         "3 x 1 x 2 x 2 (channels, depth, height, width) are 12 values, but it has 11"},
         {3, 2, 2, 13, "12 values, but it has 13"},
         {3, 2, 2, 0, "12 values, but it has 0"},
     };

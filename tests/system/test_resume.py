@@ -57,7 +57,7 @@ def main():
     start()
     make_dataset("train.lmdb", 700)
     make_dataset("val.lmdb", 50, seed=2)
-    write_job(steps="400", checkpoint="{every_steps: 20, every_minutes: 0}")
+    write_job(steps="200", checkpoint="{every_steps: 20, every_minutes: 0}")
     begin = time.monotonic()
     result = train(workers=2, sets=["run=whole"])
     length_s = time.monotonic() - begin

@@ -52,14 +52,14 @@ def main():
     start()
     make_dataset("train.lmdb", 700)
     make_dataset("val.lmdb", 50, seed=2)
-    write_job(steps="400", checkpoint="{every_minutes: 0}")
+    write_job(steps="200", checkpoint="{every_minutes: 0}")
     result = train(workers=2, sets=["run=whole"])
     check(result.returncode == 0, result.stderr)
     expected = state_hash("whole")
     for i, (target, number) in enumerate(SIGNALS):
         folder = "run-%d" % i
         step, took = stop_once(target, number, folder)
-        check(0 < step < 400, "stopped at step %d: too early or too late to tell" % step)
+        check(0 < step < 200, "stopped at step %d: too early or too late to tell" % step)
         result = train(workers=3 if i % 2 else 2, sets=["run=" + folder])
         check(result.returncode == 0, result.stderr)
         check(state_hash(folder) == expected, "other bits after a stop by %s" % target)
