@@ -12,12 +12,12 @@
  * to fail for tests. Thread-safe. Returns NULL when there is none (not logged: the caller knows
  * for what it was). Size 0 gives a valid pointer to free.
  */
-void *cvy_alloc(size_t size_bytes);              /* contents undefined */
+void *cvy_alloc(size_t size_bytes);                /* contents undefined */
 void *cvy_alloc_zero(size_t n, size_t size_bytes); /* n * size_bytes, checked; all zero */
 void *cvy_realloc(void *block, size_t size_bytes); /* block may be NULL; on failure it is kept */
 char *cvy_strdup(const char *text);
 char *cvy_text_format(const char *format, ...) CVY_PRINTF(1, 2); /* NULL: no memory */
-void cvy_free(void *block);                      /* NULL is fine */
+void cvy_free(void *block);                                      /* NULL is fine */
 
 /** Blocks and bytes that are allocated now, and the number of allocations ever made: a step must
  *  not move any of them. */

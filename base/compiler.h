@@ -5,15 +5,15 @@
 
 #if defined(__GNUC__)
 #define CVY_PRINTF(format_idx, args_idx) __attribute__((format(printf, format_idx, args_idx)))
-#define CVY_NORETURN __attribute__((noreturn))
-#define CVY_NODISCARD __attribute__((warn_unused_result))
-#define CVY_LIKELY(x) __builtin_expect(!!(x), 1)
-#define CVY_UNLIKELY(x) __builtin_expect(!!(x), 0)
+#define CVY_NORETURN                     __attribute__((noreturn))
+#define CVY_NODISCARD                    __attribute__((warn_unused_result))
+#define CVY_LIKELY(x)                    __builtin_expect(!!(x), 1)
+#define CVY_UNLIKELY(x)                  __builtin_expect(!!(x), 0)
 #else
 #define CVY_PRINTF(format_idx, args_idx)
 #define CVY_NORETURN
 #define CVY_NODISCARD
-#define CVY_LIKELY(x) (x)
+#define CVY_LIKELY(x)   (x)
 #define CVY_UNLIKELY(x) (x)
 #endif
 

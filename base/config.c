@@ -25,7 +25,8 @@ static cvy_status fail_value(const cvy_config_field *field, const cvy_node *node
         for (int i = 0; near == NULL && cvy_choice_at(field->choices, i, word, sizeof word); i++) {
             const char *const words[] = {word};
             if (cvy_nearest_word(words, 1, node->text) != NULL) {
-                near = strcpy(near_word, word);
+                snprintf(near_word, sizeof near_word, "%s", word);
+                near = near_word;
             }
         }
     }

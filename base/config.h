@@ -44,21 +44,22 @@ typedef struct cvy_config_table cvy_config_table;
 typedef struct cvy_config_field {
     const char *key;
     cvy_config_type type;
-    size_t offset;             /* of the field in its struct */
-    const char *default_text;  /* as in YAML; NULL: see is_required */
-    int is_required;           /* absent is an error; else absent stays 0 / NULL / empty */
-    double min, max;           /* INT, REAL and list values; both 0: no bounds */
-    const char *choices;       /* CHOICE */
+    size_t offset;                   /* of the field in its struct */
+    const char *default_text;        /* as in YAML; NULL: see is_required */
+    int is_required;                 /* absent is an error; else absent stays 0 / NULL / empty */
+    double min, max;                 /* INT, REAL and list values; both 0: no bounds */
+    const char *choices;             /* CHOICE */
     const cvy_config_table *section; /* SECTION */
-    const char *unit;          /* "images", "s"; NULL: none */
-    const char *help;          /* one line for `convoy help job` */
+    const char *unit;                /* "images", "s"; NULL: none */
+    const char *help;                /* one line for `convoy help job` */
 } cvy_config_field;
 
 struct cvy_config_table {
-    const char *name;        /* for help: "checkpoint" */
+    const char *name; /* for help: "checkpoint" */
     size_t struct_size;
-    const char *tag_key;     /* a key that says which table this is ("type"): accepted, not stored; or NULL */
-    const char *scalar_key;  /* the field that a bare scalar fills ({pad_crop: 4}); or NULL */
+    const char
+        *tag_key; /* a key that says which table this is ("type"): accepted, not stored; or NULL */
+    const char *scalar_key; /* the field that a bare scalar fills ({pad_crop: 4}); or NULL */
     int n_fields;
     const cvy_config_field *fields;
 };
@@ -75,7 +76,8 @@ struct cvy_config_table {
  */
 cvy_status cvy_config_read(const cvy_config_table *table, cvy_node *node, void *out);
 
-/** The key of a table that is nearest in spelling (Damerau-Levenshtein), or NULL if none is near. */
+/** The key of a table that is nearest in spelling (Damerau-Levenshtein), or NULL if none is near.
+ */
 const char *cvy_config_nearest(const cvy_config_table *table, const char *key);
 /** The same among n words: registries use it for their names. */
 const char *cvy_nearest_word(const char *const *words, int n, const char *word);

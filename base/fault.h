@@ -16,9 +16,9 @@
  */
 typedef enum cvy_fault_action {
     CVY_FAULT_NONE,
-    CVY_FAULT_NAN,    /* the caller spoils a value */
-    CVY_FAULT_FLIP,   /* the caller flips a bit */
-    CVY_FAULT_ERRNO   /* the caller fails with the errno in *out_errno */
+    CVY_FAULT_NAN,  /* the caller spoils a value */
+    CVY_FAULT_FLIP, /* the caller flips a bit */
+    CVY_FAULT_ERRNO /* the caller fails with the errno in *out_errno */
 } cvy_fault_action;
 
 /** Read CONVOY_FAULT; call once per process, when the rank is known. Wrong text is ignored with a

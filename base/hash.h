@@ -14,7 +14,8 @@ void cvy_hasher_add(cvy_hasher *hasher, const void *bytes, size_t size_bytes);
 uint64_t cvy_hasher_value(const cvy_hasher *hasher); /* of what was added so far */
 void cvy_hasher_close(cvy_hasher **hasher);
 
-/** 16 lower-case hexadecimal digits and NUL, and back (0 on success, -1 when it is no such text). */
+/** 16 lower-case hexadecimal digits and NUL, and back (0 on success, -1 when it is no such text).
+ */
 void cvy_hash_text(uint64_t hash, char out[17]);
 int cvy_hash_from_text(const char *text, uint64_t *out);
 

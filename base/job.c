@@ -215,13 +215,73 @@ static void add_node(cvy_hasher *hasher, const cvy_node *node, const char *path)
     cvy_hasher_add(hasher, "}", 1);
 }
 
-cvy_status cvy_job_digest(const cvy_node *root, uint64_t *out)
+static cvy_status digest_node(const cvy_node *node, const char *path, uint64_t *out)
 {
     cvy_hasher *hasher = cvy_hasher_open();
 
     if (hasher == NULL) return CVY_FAIL(CVY_ERR_NO_MEMORY, "out of memory for the job's digest");
-    add_node(hasher, root, "");
+    add_node(hasher, node, path);
     *out = cvy_hasher_value(hasher);
     cvy_hasher_close(&hasher);
     return CVY_OK;
+}
+
+cvy_status cvy_job_digest(const cvy_node *root, uint64_t *out)
+{
+    return digest_node(root, "", out);
+}
+
+static const char *describe(const cvy_node *node)
+{
+    if (cvy_node_is_null(node)) return "not given";
+    if (cvy_node_get_kind(node) == CVY_NODE_SCALAR) return cvy_node_text(node);
+    return cvy_node_get_kind(node) == CVY_NODE_SEQUENCE ? "another list" : "a mapping";
+}
+
+static cvy_status compare_mappings(const cvy_node *now, const cvy_node *then, const char *path,
+                                   char *out, size_t out_size);
+
+/* Two values of one key; at most one of them is absent. */
+static cvy_status compare_values(const cvy_node *now, const cvy_node *then, const char *path,
+                                 char *out, size_t out_size)
+{
+    uint64_t digest[2] = {0, 0};
+    const int is_one_absent = cvy_node_is_null(now) || cvy_node_is_null(then);
+
+    if (!is_one_absent && cvy_node_get_kind(now) == CVY_NODE_MAPPING &&
+        cvy_node_get_kind(then) == CVY_NODE_MAPPING) {
+        return compare_mappings(now, then, path, out, out_size);
+    }
+    if (!is_one_absent) {
+        CVY_RETURN_IF_ERR(digest_node(now, path, &digest[0]));
+        CVY_RETURN_IF_ERR(digest_node(then, path, &digest[1]));
+        if (digest[0] == digest[1]) return CVY_OK;
+    }
+    (void)snprintf(out, out_size, "%s is %.60s, was %.60s", path, describe(now), describe(then));
+    return CVY_OK;
+}
+
+static cvy_status compare_mappings(const cvy_node *now, const cvy_node *then, const char *path,
+                                   char *out, size_t out_size)
+{
+    const cvy_node *const side[2] = {now, then};
+
+    for (int s = 0; s < 2; s++) {
+        for (int i = 0; i < cvy_node_n_items(side[s]) && out[0] == '\0'; i++) {
+            char inner[128];
+            const char *key = cvy_node_key(side[s], i);
+            const cvy_node *value[2] = {cvy_node_find(now, key), cvy_node_find(then, key)};
+            (void)snprintf(inner, sizeof inner, "%s%s%s", path, path[0] == '\0' ? "" : ".", key);
+            if (is_left_out(inner)) continue;
+            if (cvy_node_is_null(value[0]) && cvy_node_is_null(value[1])) continue;
+            CVY_RETURN_IF_ERR(compare_values(value[0], value[1], inner, out, out_size));
+        }
+    }
+    return CVY_OK;
+}
+
+cvy_status cvy_job_difference(const cvy_node *now, const cvy_node *then, char *out, size_t out_size)
+{
+    out[0] = '\0';
+    return compare_values(now, then, "", out, out_size);
 }

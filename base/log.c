@@ -31,6 +31,8 @@ static atomic_int log_level = CVY_LOG_INFO;
 static pthread_mutex_t log_lock = PTHREAD_MUTEX_INITIALIZER;
 static log_state log_now = {.rank = -1, .copy_fd = -1};
 static _Thread_local int n_softened;
+static _Thread_local char *caught; /* of cvy_log_catch(); NULL: off */
+static _Thread_local size_t caught_size;
 
 void cvy_log_open(cvy_log_level level, int rank)
 {
@@ -70,6 +72,13 @@ void cvy_log_set_sink(cvy_log_sink sink, void *arg)
 void cvy_log_soften(int delta)
 {
     n_softened += delta;
+}
+
+void cvy_log_catch(char *out, size_t out_size)
+{
+    caught = out;
+    caught_size = out_size;
+    if (out != NULL) out[0] = '\0';
 }
 
 /* Write a line and forget about failures: a full disk or a closed terminal must not stop training.
@@ -154,12 +163,25 @@ void cvy_log_to_stderr(cvy_log_level level, const char *folder, const char *mess
     write_line(STDERR_FILENO, line, format_line(&state, level, folder, message, line));
 }
 
+static void keep_error(const char *format, va_list args)
+{
+    if (caught[0] != '\0') return;
+    (void)vsnprintf(caught, caught_size, format, args);
+    make_one_line(caught, strlen(caught));
+}
+
 void cvy_log_write(cvy_log_level level, const char *folder, const char *format, ...)
 {
     char message[MESSAGE_BYTES];
     char line[LINE_BYTES];
     va_list args;
 
+    if (level == CVY_LOG_ERROR && caught != NULL) {
+        va_start(args, format);
+        keep_error(format, args);
+        va_end(args);
+        level = CVY_LOG_DEBUG;
+    }
     if (level == CVY_LOG_ERROR && n_softened > 0) level = CVY_LOG_WARN;
     if ((int)level > atomic_load_explicit(&log_level, memory_order_relaxed)) return;
 

@@ -4,6 +4,8 @@
 #include "base/compiler.h"
 #include "base/status.h"
 
+#include <stddef.h>
+
 /**
  * Log lines on stderr, `time rank level folder: message`, one write(2) a line.
  *
@@ -46,6 +48,11 @@ void cvy_log_to_stderr(cvy_log_level level, const char *folder, const char *mess
 /** Errors are written as warnings while on: for a caller that handles the failure itself. Counts,
  *  so pairs nest; per thread. */
 void cvy_log_soften(int delta);
+
+/** Keep the first error of this thread in out (a view until the end, empty until there is one), for
+ *  a caller that says why in a line of its own; errors are written as debug lines meanwhile. NULL
+ *  ends it. */
+void cvy_log_catch(char *out, size_t out_size);
 
 void cvy_log_write(cvy_log_level level, const char *folder, const char *format, ...)
     CVY_PRINTF(3, 4);

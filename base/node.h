@@ -32,7 +32,7 @@ cvy_status cvy_node_set(cvy_node *root, const char *assignment);
 cvy_node_kind cvy_node_get_kind(const cvy_node *node);
 const char *cvy_node_text(const cvy_node *node); /* of a scalar; NULL for another kind */
 int cvy_node_is_null(const cvy_node *node);      /* empty, ~ or null, unquoted; or node == NULL */
-int cvy_node_n_items(const cvy_node *node);      /* entries of a sequence or mapping; 0 for scalar */
+int cvy_node_n_items(const cvy_node *node); /* entries of a sequence or mapping; 0 for scalar */
 const cvy_node *cvy_node_item(const cvy_node *node, int idx); /* value of the idx-th entry */
 const char *cvy_node_key(const cvy_node *mapping, int idx);   /* its key */
 const cvy_node *cvy_node_find(const cvy_node *mapping, const char *key); /* NULL: none */
@@ -42,8 +42,8 @@ const cvy_node *cvy_node_find(const cvy_node *mapping, const char *key); /* NULL
 cvy_status cvy_node_add(cvy_node *mapping, const char *key, const char *text);
 /** Add an empty mapping under a key that is lacking; *out is a view into the tree. */
 cvy_status cvy_node_add_mapping(cvy_node *mapping, const char *key, cvy_node **out);
-/** Take an entry out of a mapping, with all below it; a lacking key is fine. Meant for copies: views
- *  of what goes end. */
+/** Take an entry out of a mapping, with all below it; a lacking key is fine. Meant for copies:
+ * views of what goes end. */
 void cvy_node_remove(cvy_node *mapping, const char *key);
 
 /** "job.yaml:12:5" of a node: for messages. */

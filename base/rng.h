@@ -12,10 +12,10 @@
  * and the block. Never key by rank or thread: then the numbers would depend on who computes.
  */
 typedef enum cvy_rng_purpose {
-    CVY_RNG_INIT = 1,     /* a = parameter index, b = 0 */
-    CVY_RNG_SHUFFLE = 2,  /* a = epoch, b = round */
-    CVY_RNG_AUGMENT = 3,  /* a = epoch, b = position in the epoch */
-    CVY_RNG_DROPOUT = 4,  /* a = step, b = replica * 2^20 + layer index */
+    CVY_RNG_INIT = 1,    /* a = parameter index, b = 0 */
+    CVY_RNG_SHUFFLE = 2, /* a = epoch, b = round */
+    CVY_RNG_AUGMENT = 3, /* a = epoch, b = position in the epoch */
+    CVY_RNG_DROPOUT = 4, /* a = step, b = replica * 2^20 + layer index */
     CVY_RNG_TEST = 5
 } cvy_rng_purpose;
 
@@ -37,9 +37,10 @@ void cvy_rng_seek(cvy_rng *rng, uint32_t block_idx);
 
 uint32_t cvy_rng_u32(cvy_rng *rng);
 uint64_t cvy_rng_u64(cvy_rng *rng);
-uint32_t cvy_rng_below(cvy_rng *rng, uint32_t bound); /* uniform on [0, bound), unbiased; bound > 0 */
-float cvy_rng_float(cvy_rng *rng);                    /* uniform on [0, 1), 24 bits */
-double cvy_rng_double(cvy_rng *rng);                  /* uniform on [0, 1), 53 bits */
-float cvy_rng_normal(cvy_rng *rng);                   /* mean 0, deviation 1 (Box-Muller) */
+uint32_t cvy_rng_below(cvy_rng *rng,
+                       uint32_t bound); /* uniform on [0, bound), unbiased; bound > 0 */
+float cvy_rng_float(cvy_rng *rng);      /* uniform on [0, 1), 24 bits */
+double cvy_rng_double(cvy_rng *rng);    /* uniform on [0, 1), 53 bits */
+float cvy_rng_normal(cvy_rng *rng);     /* mean 0, deviation 1 (Box-Muller) */
 
 #endif

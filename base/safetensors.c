@@ -6,6 +6,7 @@
 #include "base/safetensors_internal.h"
 
 #include <jansson.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -347,8 +348,7 @@ static cvy_status check_tensor_hash(const cvy_safetensors *file, const cvy_tenso
     int64_t n_elems = 0;
     size_t size_bytes = 0;
 
-    (void)strcpy(key, CVY_HASH_PREFIX);
-    (void)strcat(key, entry->name); /* its length was checked */
+    snprintf(key, sizeof key, "%s%s", CVY_HASH_PREFIX, entry->name); /* its length was checked */
     const char *stored = cvy_safetensors_meta(file, key);
     if (stored == NULL) {
         if (cvy_safetensors_meta(file, CVY_HASH_KEY) == NULL) return CVY_OK;

@@ -31,9 +31,9 @@ const char *cvy_dtype_name(cvy_dtype dtype); /* "F32" ... as in the format */
 typedef struct cvy_tensor_entry {
     const char *name;
     cvy_dtype dtype;
-    int n_dims;                        /* 0: a scalar, one element */
+    int n_dims; /* 0: a scalar, one element */
     int64_t dim[CVY_TENSOR_MAX_DIMS];
-    const void *data;                  /* row-major, little-endian */
+    const void *data; /* row-major, little-endian */
 } cvy_tensor_entry;
 
 /** Elements of a tensor; the product was checked when it was read. */

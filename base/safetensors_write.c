@@ -6,6 +6,7 @@
 #include "base/safetensors_internal.h"
 
 #include <jansson.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -95,8 +96,8 @@ static json_t *make_meta(const cvy_tensor_entry *entries, int n_entries,
         size_t size_bytes = 0;
         (void)cvy_tensor_sizes(&entries[i], &n_elems, &size_bytes);
         cvy_hash_text(cvy_hash64(entries[i].data, size_bytes), digits);
-        (void)strcpy(key, CVY_HASH_PREFIX);
-        (void)strcat(key, entries[i].name); /* its length was checked */
+        /* The name's length was checked. */
+        snprintf(key, sizeof key, "%s%s", CVY_HASH_PREFIX, entries[i].name);
         is_bad |= json_object_set_new(object, key, json_string(digits));
     }
     if (!is_bad) return object;

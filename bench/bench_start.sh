@@ -97,8 +97,10 @@ for ((i = 1; i <= n_runs; i++)); do
 done
 
 model=$(sed -n 's/^model name[[:space:]]*: //p' /proc/cpuinfo | head -n 1)
-commit=$(git -C "$root" describe --always --dirty=+changes --exclude='*' 2>/dev/null || echo unknown)
-echo "Commit $commit; ${model:-unknown processor}, $(nproc) cores; $(date +%F); \`bench/bench_start.sh\`"
+commit=$(git -C "$root" describe --always --dirty=+changes --exclude='*' 2>/dev/null) ||
+    commit=unknown
+machine="${model:-unknown processor}, $(nproc) cores"
+echo "Commit $commit; $machine; $(date +%F); \`bench/bench_start.sh\`"
 echo
 echo "| net | workers | first step, s (event $until) | whole command, s |"
 echo "| --- | --- | --- | --- |"

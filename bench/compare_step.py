@@ -193,7 +193,8 @@ def table_row(name, servers, python):
     layout = "channels last" if theirs["channels_last"] else "NCHW"
     return (f"| {name} | {figures['minibatch']} | {rate_text(convoy.median('images_per_s'))} "
             f"| {rate_text(best.median('images_per_s'))} ({theirs['version']}, {layout}) "
-            f"| {statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f}) | {by_best_step:.2f} "
+            f"| {statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f}) "
+            f"| {by_best_step:.2f} "
             f"| {100 * convoy.median('gflops') / limit:.0f} % of {limit:.0f} GFLOP/s "
             f"| {figures['peak_rss_bytes'] / MIB:.0f} / {theirs['peak_rss_bytes'] / MIB:.0f} |")
 
@@ -259,7 +260,8 @@ def main():
     print("Cores busy with other work meanwhile: "
           + ", ".join(f"{load:.2f}" for load in loads) + f"{verdict}.\n")
     print("| net | minibatch | convoy images/s | PyTorch images/s (version, faster layout) "
-          "| ratio (min-max) | ratio of best steps | convoy's share of the peak | memory convoy / PyTorch, MiB |")
+          "| ratio (min-max) | ratio of best steps | convoy's share of the peak "
+          "| memory convoy / PyTorch, MiB |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for result in results:
         print("\n".join(result["rows"]))

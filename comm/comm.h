@@ -12,8 +12,8 @@
  *
  * Every wait has a deadline and never burns a core: the non-blocking form is posted, then tested
  * with naps that grow from 20 us to 1 ms. While waiting, the communicator's idle function is called
- * (heartbeats, messages). Past the deadline a call returns CVY_ERR_PEER_LOST (not logged: the caller
- * knows the phase). After that the communicator may only be abandoned: leave the process.
+ * (heartbeats, messages). Past the deadline a call returns CVY_ERR_PEER_LOST (not logged: the
+ * caller knows the phase). After that the communicator may only be abandoned: leave the process.
  *
  * A *collective* function is called in the same order by all ranks of the communicator and returns
  * the same status on all of them, lost peers apart. One thread per communicator.
@@ -67,8 +67,8 @@ cvy_status comm_agree(comm *c, cvy_status mine, cvy_deadline deadline);
 
 typedef struct comm_message {
     int source;
-    int kind;             /* protocol.h */
-    const void *payload;  /* a view until the next comm_receive on this communicator */
+    int kind;            /* protocol.h */
+    const void *payload; /* a view until the next comm_receive on this communicator */
     size_t size_bytes;
 } comm_message;
 

@@ -10,17 +10,18 @@
 /**
  * Ordered gradient reduction with a sharded update.
  *
- * The gradients of replicas 0..R-1 are summed in one canonical binary tree over the replica numbers,
+ * The gradients of replicas 0..R-1 are summed in one canonical binary tree over the replica
+ * numbers,
  *
  *     node(level, i) = sum of replicas [i 2^level, min((i + 1) 2^level, R))
  *                    = node(level - 1, 2i) + node(level - 1, 2i + 1), or the left one alone
  *                      where the right one is empty,
  *
  * whoever carries which replica. A worker folds the replicas it carries as a binary counter would
- * and is left with the maximal nodes that lie in its range. The flat vector is cut into buckets, each
- * bucket into one segment a worker. Per bucket every worker sends its nodes of segment w to worker w,
- * which adds what is missing of the tree: so the sum has the same bits at any number of workers.
- * The owner updates its segment of the weights, and the new weights are gathered by all.
+ * and is left with the maximal nodes that lie in its range. The flat vector is cut into buckets,
+ * each bucket into one segment a worker. Per bucket every worker sends its nodes of segment w to
+ * worker w, which adds what is missing of the tree: so the sum has the same bits at any number of
+ * workers. The owner updates its segment of the weights, and the new weights are gathered by all.
  *
  * Flow of a step, on every worker:
  *
@@ -51,8 +52,8 @@ typedef struct comm_reducer_options {
 
 #define COMM_REDUCE_ALIGN 16
 
-/** The contiguous replicas [*first, *first + *n) that worker w of n_workers carries: sizes differ by
- *  at most one, larger first. */
+/** The contiguous replicas [*first, *first + *n) that worker w of n_workers carries: sizes differ
+ * by at most one, larger first. */
 void comm_replica_range(int64_t n_replicas, int n_workers, int w, int64_t *first, int64_t *n);
 
 /** workers: borrowed. Collective. */
@@ -61,8 +62,8 @@ cvy_status comm_reducer_create(comm *workers, const comm_reducer_options *option
 void comm_reducer_destroy(comm_reducer **reducer);
 
 /** Buffer of n_elems floats for the gradient of this replica (the next one carried); a view until
- *  the next begin or finish. Its contents are arbitrary at first use 0, then what an earlier replica
- *  left: the caller overwrites all that counts, gaps stay finite. */
+ *  the next begin or finish. Its contents are arbitrary at first use 0, then what an earlier
+ * replica left: the caller overwrites all that counts, gaps stay finite. */
 float *comm_reducer_begin(comm_reducer *reducer, int64_t replica);
 /** Positions >= from_offset of the current replica's gradient are final. Descending per replica. */
 cvy_status comm_reducer_ready(comm_reducer *reducer, int64_t from_offset);

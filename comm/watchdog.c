@@ -301,8 +301,8 @@ void comm_pulse_phase(comm_pulse *pulse, comm_phase phase)
     const int is_news = has_own_deadline(before) || has_own_deadline((int)phase) ||
                         before == (int)COMM_PHASE_IDLE;
     if (before == (int)phase || !is_news) return;
-    /* The coordinator must know which deadline counts now, and that an order was heard. A send that fails shows up at the next
-     * beat or wait. */
+    /* The coordinator must know which deadline counts now, and that an order was heard. A send that
+     * fails shows up at the next beat or wait. */
     pulse->last_sent_s = now_s - pulse->interval_s;
     (void)comm_pulse_beat(pulse);
 }

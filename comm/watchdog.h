@@ -8,17 +8,17 @@
 #include <stdint.h>
 
 /**
- * Who is silent. The coordinator notes every heartbeat; a rank is lost when nothing came from it for
- * the deadline, or when it alone holds the others up: no progress anywhere for the deadline while it
- * is not in the phase where the others wait for it.
+ * Who is silent. The coordinator notes every heartbeat; a rank is lost when nothing came from it
+ * for the deadline, or when it alone holds the others up: no progress anywhere for the deadline
+ * while it is not in the phase where the others wait for it.
  *
  * Deadline of a step: as configured, or max(10 s, 5 x the slowest of the last 100 steps).
  */
 typedef struct comm_watchdog comm_watchdog;
 
 typedef struct comm_watchdog_options {
-    int n_ranks;            /* of the world; rank 0 is not watched */
-    double step_s;          /* 0: automatic */
+    int n_ranks;   /* of the world; rank 0 is not watched */
+    double step_s; /* 0: automatic */
     double start_s, evaluate_s, save_s;
 } comm_watchdog_options;
 
@@ -35,14 +35,15 @@ void comm_watchdog_expect(comm_watchdog *watchdog, comm_phase phase, double now_
 
 typedef struct comm_silent {
     int rank;
-    double silent_s;        /* since its last heartbeat, or since the last progress */
-    int is_stuck;           /* it speaks but does not move */
+    double silent_s; /* since its last heartbeat, or since the last progress */
+    int is_stuck;    /* it speaks but does not move */
     comm_phase phase;
     int64_t step;
 } comm_silent;
 
 /** 1 when a rank is past its deadline; the worst one is described. A pause of the watcher itself
- *  (SIGSTOP, suspended machine: more than half a deadline between two calls) restarts all clocks. */
+ *  (SIGSTOP, suspended machine: more than half a deadline between two calls) restarts all clocks.
+ */
 int comm_watchdog_check(comm_watchdog *watchdog, double now_s, comm_silent *out);
 
 double comm_watchdog_deadline_s(const comm_watchdog *watchdog);
@@ -57,7 +58,7 @@ typedef struct comm_pulse {
     comm_heartbeat beat;
 } comm_pulse;
 void comm_pulse_open(comm_pulse *pulse, comm *world, double interval_s);
-void comm_pulse_phase(comm_pulse *pulse, comm_phase phase);  /* a new phase begins */
-cvy_status comm_pulse_beat(comm_pulse *pulse);               /* if due */
+void comm_pulse_phase(comm_pulse *pulse, comm_phase phase); /* a new phase begins */
+cvy_status comm_pulse_beat(comm_pulse *pulse);              /* if due */
 
 #endif

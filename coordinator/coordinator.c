@@ -228,6 +228,7 @@ static cvy_status train_segment(coordinator *c)
     CVY_RETURN_IF_ERR(wait_until(c, all_are_trained));
     c->is_training = 0;
     comm_watchdog_expect(c->watchdog, COMM_PHASE_IDLE, cvy_clock_now_s());
+    coordinator_event(c, json_pack("{s:s, s:I}", "event", "trained", "step", (json_int_t)c->step));
     (void)cvy_fault_at("coordinator.segment", c->step, NULL);
     return CVY_OK;
 }

@@ -69,6 +69,26 @@ static cvy_status check_space(const coordinator *c, const char *run)
                     run, (unsigned long long)free_bytes, (unsigned long long)need);
 }
 
+/* What a checkpoint's job has that this one has not, by the resolved job that its run left. */
+static cvy_status refuse_other_job(const coordinator *c, const char *folder)
+{
+    char difference[320] = "";
+    cvy_node *then = NULL;
+    char *path = cvy_path_join(c->job->run, "job.yaml");
+
+    if (path == NULL) return CVY_FAIL(CVY_ERR_NO_MEMORY, "path of the job");
+    cvy_log_soften(1);
+    if (cvy_file_exists(path) && cvy_node_parse_file(path, &then) == CVY_OK)
+        (void)cvy_job_difference(c->options->root, then, difference, sizeof difference);
+    cvy_log_soften(-1);
+    cvy_node_destroy(&then);
+    cvy_free(path);
+    return CVY_FAIL(CVY_ERR_BAD_DATA,
+                    "%s was made by another job (%s): give another run folder; its weights can be "
+                    "started from with init_from",
+                    folder, difference[0] != '\0' ? difference : "their digests differ");
+}
+
 static cvy_status check_state(const coordinator *c, const char *folder,
                               const coordinator_state *state)
 {
@@ -76,14 +96,7 @@ static cvy_status check_state(const coordinator *c, const char *folder,
     char then[17], now[17];
 
     CVY_RETURN_IF_ERR(cvy_job_digest(c->options->root, &digest));
-    cvy_hash_text(state->job_digest, then);
-    cvy_hash_text(digest, now);
-    if (state->job_digest != digest) {
-        return CVY_FAIL(CVY_ERR_BAD_DATA,
-                        "%s was made by another job (digest %s, this job has %s): give another run "
-                        "folder; its weights can be started from with init_from",
-                        folder, then, now);
-    }
+    if (state->job_digest != digest) return refuse_other_job(c, folder);
     if (state->data_identity != c->parts->train_identity) {
         cvy_hash_text(state->data_identity, then);
         cvy_hash_text(c->parts->train_identity, now);
@@ -165,22 +178,24 @@ cvy_status coordinator_open_run(coordinator *c, comm_resume *out_resume)
 }
 
 /* A save failed: training goes on unless that was one too many. */
-static cvy_status count_failed_save(coordinator *c, const char *why)
+static cvy_status count_failed_save(coordinator *c, const char *why, cvy_status status)
 {
+    if (why[0] == '\0') why = cvy_status_text(status);
     c->n_failed_saves++;
     c->saved_at_s = cvy_clock_now_s(); /* the next one is tried at its own time */
     coordinator_event(c, json_pack("{s:s, s:I, s:s}", "event", "save_failed", "step",
                                    (json_int_t)c->saving_step, "reason", why));
     if (c->n_failed_saves < c->job->checkpoint.max_failed) {
-        cvy_log_warn("the checkpoint of step %lld was not saved (%s): training goes on from step "
-                     "%lld if it must (%d of at most %lld failures in a row)",
-                     (long long)c->saving_step, why, (long long)c->saved_step, c->n_failed_saves,
-                     (long long)c->job->checkpoint.max_failed);
+        cvy_log_warn("the checkpoint of step %lld was not saved: %s; training goes on (failure %d "
+                     "in a row, at most %lld; the newest checkpoint is of step %lld)",
+                     (long long)c->saving_step, why, c->n_failed_saves,
+                     (long long)c->job->checkpoint.max_failed - 1,
+                     (long long)(c->saved_step > 0 ? c->saved_step : 0));
         return CVY_OK;
     }
     return CVY_FAIL(CVY_ERR_CANNOT_WRITE,
-                    "the checkpoint of step %lld was not saved (%s): that was failure %d in a row, "
-                    "checkpoint.max_failed is %lld",
+                    "the checkpoint of step %lld was not saved: %s; that was failure %d in a row, "
+                    "checkpoint.max_failed is %lld: make room and start again",
                     (long long)c->saving_step, why, c->n_failed_saves,
                     (long long)c->job->checkpoint.max_failed);
 }
@@ -189,12 +204,13 @@ cvy_status coordinator_begin_save(coordinator *c)
 {
     const char *folder = NULL;
     comm_save save = {.step = c->step};
+    char why[sizeof((comm_saved){0}).message];
 
     c->saving_step = c->step;
-    cvy_log_soften(1);
+    cvy_log_catch(why, sizeof why);
     const cvy_status status = coordinator_checkpoints_begin(c->checkpoints, c->step, &folder);
-    cvy_log_soften(-1);
-    if (status != CVY_OK) return count_failed_save(c, cvy_status_text(status));
+    cvy_log_catch(NULL, 0);
+    if (status != CVY_OK) return count_failed_save(c, why, status);
     c->is_saving = 1;
     snprintf(save.folder, sizeof save.folder, "%s", folder);
     return coordinator_send_all(c, COMM_SAVE, &save, sizeof save);
@@ -234,15 +250,16 @@ cvy_status coordinator_end_save(coordinator *c, const comm_saved *saved)
     c->is_saving = 0;
     if (saved->status != CVY_OK) {
         coordinator_checkpoints_discard(c->checkpoints);
-        return count_failed_save(c, saved->message);
+        return count_failed_save(c, saved->message, (cvy_status)saved->status);
     }
     const comm_phase phase = c->phase;
     coordinator_enter(c, COMM_PHASE_SNAPSHOT); /* a slow disk is not a dead coordinator */
-    cvy_log_soften(1);
+    char why[sizeof saved->message];
+    cvy_log_catch(why, sizeof why);
     const cvy_status status = publish(c, saved);
-    cvy_log_soften(-1);
+    cvy_log_catch(NULL, 0);
     coordinator_enter(c, phase);
-    if (status != CVY_OK) return count_failed_save(c, cvy_status_text(status));
+    if (status != CVY_OK) return count_failed_save(c, why, status);
     c->n_failed_saves = 0;
     c->saved_step = saved->step;
     c->saved_at_s = cvy_clock_now_s();

@@ -29,7 +29,8 @@ typedef struct dataset_pipeline dataset_pipeline;
 /**
  * @param list   the job's augment list; NULL: none.
  * @param input  the job's data section: channel order, mean, deviation (empty: the manifest's, or
- *               ImageNet's 0.485 0.456 0.406 / 0.229 0.224 0.225 for 3 channels, 0.5/0.5 else, said at info level), max_pixels.
+ *               ImageNet's 0.485 0.456 0.406 / 0.229 0.224 0.225 for 3 channels, 0.5/0.5 else, said
+ * at info level), max_pixels.
  * @param info   of the dataset; borrowed during the call.
  */
 cvy_status dataset_pipeline_create(const cvy_node *list, const cvy_job_input *input,

@@ -30,8 +30,8 @@ static void on_stop(int number)
     if (n_stop_signals < 100) n_stop_signals++;
 }
 
-/* mpirun that is told to end its job sends SIGCONT first, SIGTERM and SIGKILL much later: its SIGCONT is
- * the polite request. A shell's SIGCONT to a stopped job comes from elsewhere. */
+/* mpirun that is told to end its job sends SIGCONT first, SIGTERM and SIGKILL much later: its
+ * SIGCONT is the polite request. A shell's SIGCONT to a stopped job comes from elsewhere. */
 static void on_continue(int number, siginfo_t *info, void *context)
 {
     (void)context;

@@ -7,9 +7,9 @@
 #include <stdint.h>
 
 /**
- * A backend is a table of kernels on one kind of device. `ref` (plain loops, sums in double) defines
- * what is correct; `cpu` is fast; `cuda` runs on a GPU. Layers call through the table and never ask
- * which backend they run on. A kernel that no backend has is a new slot: `ref` first.
+ * A backend is a table of kernels on one kind of device. `ref` (plain loops, sums in double)
+ * defines what is correct; `cpu` is fast; `cuda` runs on a GPU. Layers call through the table and
+ * never ask which backend they run on. A kernel that no backend has is a new slot: `ref` first.
  *
  * Rules for every kernel:
  * - tensors are float32, dense, NCHW (filters KCRS), in the backend's memory, 64-byte aligned;
@@ -64,8 +64,8 @@ typedef struct nn_dropout_key {
 } nn_dropout_key;
 
 typedef struct nn_backend_options {
-    int n_threads;   /* >= 1 */
-    int local_rank;  /* among the workers of the host: picks the GPU */
+    int n_threads;  /* >= 1 */
+    int local_rank; /* among the workers of the host: picks the GPU */
 } nn_backend_options;
 
 struct nn_backend_ops {

@@ -203,7 +203,8 @@ static cvy_status check_size(const layer_request *request, const char *what, con
     if (nn_shape_n_elems(shape) > 0) return CVY_OK;
     nn_shape_text(shape, shape_text, sizeof shape_text);
     nn_bytes_text(nn_shape_product(shape) * (double)sizeof(float), size_text, sizeof size_text);
-    cvy_because(&reason, CVY_ERR_CONFIG, "%s of %s would take %s of memory; at most 4 TiB can be",
+    cvy_because(&reason, CVY_ERR_CONFIG,
+                "%s of %s would take %s of memory, the limit is 4 TiB: make the layer smaller",
                 what, shape_text, size_text);
     return layer_failed(request, CVY_ERR_CONFIG, reason.text);
 }

@@ -90,15 +90,13 @@ static void *writer_main(void *arg)
     worker_snapshot *snapshot = arg;
     const double start_s = cvy_clock_now_s();
 
-    /* A save that fails costs nothing yet: its errors are warnings. */
-    cvy_log_soften(1);
+    /* A save that fails costs nothing yet: the coordinator says why, in one line. */
+    cvy_log_catch(snapshot->saved.message, sizeof snapshot->saved.message);
     (void)cvy_fault_at("save.write", snapshot->saved.step, NULL);
     const cvy_status status = write_files(snapshot);
-    cvy_log_soften(-1);
+    cvy_log_catch(NULL, 0);
     snapshot->saved.status = status;
     snapshot->saved.write_s = cvy_clock_now_s() - start_s;
-    snprintf(snapshot->saved.message, sizeof snapshot->saved.message, "%s",
-             cvy_status_text(status));
     atomic_store(&snapshot->is_done, 1);
     return NULL;
 }

@@ -249,6 +249,37 @@ static void digest_depends_on_what_decides_the_bits(void **state)
     }
 }
 
+static void difference_names_the_first_key(void **state)
+{
+    static const struct {
+        const char *set, *expected;
+    } row[] = {
+        {"seed=7", "seed is 7, was "},
+        {"optimizer.momentum=0.25", "optimizer.momentum is 0.25, was "},
+        {"optimizer.novel=1", "optimizer.novel is 1, was not given"},
+        {"minibatch=null", "minibatch is not given, was "},
+        {"data.train.augment=[{flip: 0.25}]", "data.train.augment is another list, was another"},
+        {"name=other", ""},
+        {"checkpoint.keep=7", ""},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof row / sizeof row[0]; i++) {
+        cvy_node *now = NULL, *then = NULL;
+        char text[320] = "x";
+        assert_ok(cvy_node_parse(whole_job, strlen(whole_job), "now", &now));
+        assert_ok(cvy_node_parse(whole_job, strlen(whole_job), "then", &then));
+        assert_ok(cvy_node_set(now, row[i].set));
+        assert_ok(cvy_job_difference(now, then, text, sizeof text));
+        if (strncmp(text, row[i].expected, strlen(row[i].expected)) != 0 ||
+            (row[i].expected[0] == '\0' && text[0] != '\0')) {
+            fail_msg("%s: '%s', expected '%s'", row[i].set, text, row[i].expected);
+        }
+        cvy_node_destroy(&then);
+        cvy_node_destroy(&now);
+    }
+}
+
 static void digest_ignores_the_order_of_keys(void **state)
 {
     (void)state;
@@ -357,6 +388,7 @@ static const struct CMUnitTest tests[] = {
     cvy_unit_test(missing_parts_are_named),
     cvy_unit_test(parts_that_do_not_fit_are_refused),
     cvy_unit_test(digest_depends_on_what_decides_the_bits),
+    cvy_unit_test(difference_names_the_first_key),
     cvy_unit_test(digest_ignores_the_order_of_keys),
     cvy_unit_test(help_lists_every_key_of_the_job),
     cvy_unit_test(no_memory_is_reported_and_nothing_leaks),

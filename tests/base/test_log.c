@@ -129,6 +129,23 @@ static void long_message_is_cut_with_dots(void **state)
     free(text);
 }
 
+static void caught_errors_are_kept_the_first_of_them_and_not_said(void **state)
+{
+    char kept[12] = "x";
+
+    (void)state;
+    cvy_log_catch(kept, sizeof kept);
+    assert_string_equal(kept, "");
+    cvy_log_error("first\n%d", 1);
+    cvy_log_error("second");
+    cvy_log_catch(NULL, 0);
+    assert_string_equal(kept, "first?1");
+    cvy_log_catch(kept, sizeof kept);
+    cvy_log_error("longer than there is room");
+    cvy_log_catch(NULL, 0);
+    assert_string_equal(kept, "longer than");
+}
+
 static void softened_errors_are_warnings_until_the_last_pair_ends(void **state)
 {
     (void)state;
@@ -258,6 +275,7 @@ int main(void)
         cvy_unit_test(level_hides_what_is_quieter),
         cvy_unit_test(message_with_control_bytes_stays_one_line),
         cvy_unit_test(long_message_is_cut_with_dots),
+        cvy_unit_test(caught_errors_are_kept_the_first_of_them_and_not_said),
         cvy_unit_test(softened_errors_are_warnings_until_the_last_pair_ends),
         cvy_unit_test(copy_gets_every_line_also_beside_a_sink),
         cvy_unit_test(closed_pipe_and_closed_stderr_are_ignored),

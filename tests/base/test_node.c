@@ -170,7 +170,8 @@ static void endless_documents_are_refused(void **state)
     char *keys = cvy_alloc(1 << 20);
     assert_non_null(keys);
     size = 0;
-    for (int i = 0; i < 1100; i++) size += (size_t)sprintf(keys + size, "k%d: 1\n", i);
+    for (int i = 0; i < 1100; i++)
+        size += (size_t)snprintf(keys + size, (1 << 20) - size, "k%d: 1\n", i);
     refuse_bytes(keys, size, "job.yaml:1025:1: more than 1024 keys");
     cvy_free(keys);
 }

@@ -54,7 +54,7 @@ static void file_cut_while_open_ends_with_a_line_and_65(void **state)
         make_dataset(path, N_RECORDS);
         run_child(read_while_it_is_cut, &plan, &end);
         assert_int_equal(end.exit_code, 65);
-        assert_non_null(strstr(end.text, "convoy: dataset: "));
+        assert_non_null(strstr(end.text, "convoy: "));
         assert_non_null(strstr(end.text, plan.file));
         assert_non_null(strstr(end.text, "the file was cut while it was open"));
     }
@@ -177,8 +177,8 @@ static void fault_of_a_reading_thread_names_its_dataset(void **state)
     (void)state;
     run_child(die_inside, (char[]){"some/data.mdb"}, &end);
     assert_int_equal(end.exit_code, 65);
-    assert_string_equal(end.text, "convoy: dataset: some/data.mdb: its pages are damaged; ending; "
-                                  "copy it again, then 'convoy inspect' it\n");
+    assert_string_equal(end.text, "convoy: some/data.mdb: its pages are damaged; ending; "
+                                  "copy it again, then 'convoy inspect' it (bad data)\n");
 }
 
 /* ---- 2,000 damaged bytes ---- */
@@ -279,7 +279,7 @@ static void work_off_all(flip_state *shared, int *out_n_deaths)
         run_child(work_off_flips, shared, &end);
         if (end.exit_code == 0) break;
         const flip *last = &shared->flips[shared->next];
-        if (end.exit_code != 65 || strstr(end.text, "convoy: dataset: ") == NULL) {
+        if (end.exit_code != 65 || strstr(end.text, "convoy: ") == NULL) {
             fail_msg("byte %ld ^ %02x: exit code %d, signal %d, %.500s", last->offset, last->mask,
                      end.exit_code, end.signal, end.text);
         }

@@ -102,7 +102,7 @@ static const wrong_layer wrong_layers[] = {
     {"conv2d", "{out: 4}", "kernel"},
     {"conv2d", "{out: 4, kernel: 3, strid: 2}", "stride"},
     {"conv2d", "{out: 1000000000000, kernel: 3}", "an output of (16, 1000000000000, 3, 3) would"},
-    {"conv2d", "{out: 100, kernel: 1000000, pad: 1000000}", "of memory; at most 4 TiB can be"},
+    {"conv2d", "{out: 100, kernel: 1000000, pad: 1000000}", "of memory, the limit is 4 TiB"},
     {"maxpool2d", "{kernel: 6}", "kernel 6 x 6 does not fit the input of (16, 3, 5, 5)"},
     {"maxpool2d", "{kernel: 2, pad: 2}", "pad 2 is more than half of kernel 2"},
     {"avgpool2d", "{}", "no kernel; give one, or global: true"},
@@ -135,7 +135,7 @@ static void weights_no_machine_can_hold_are_refused_naming_layer_and_memory(void
     const nn_value x = nn_add(g, "flatten", "flatten", 0, "{}");
 
     test_log_expect("layer 'fc' (dense): weight of (10000000, 1000000) would take 36.4 TiB of "
-                    "memory; at most 4 TiB can be");
+                    "memory, the limit is 4 TiB");
     assert_int_equal(nn_add(g, "dense", "fc", x, "{out: 10000000}"), NN_NO_VALUE);
     assert_status(nn_graph_finish(g), CVY_ERR_CONFIG);
     nn_graph_destroy(&g);
