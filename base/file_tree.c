@@ -160,11 +160,15 @@ cvy_status cvy_file_free_bytes(const char *path, uint64_t *out)
 /* Who holds a lock, by what the owner wrote into the file. */
 static void read_owner(int fd, char *out, size_t out_bytes)
 {
-    const ssize_t n_read = pread(fd, out, out_bytes - 1, 0);
+    char text[384], host[256], time_text[32];
+    long pid = 0;
+    const ssize_t n_read = pread(fd, text, sizeof text - 1, 0);
 
-    out[n_read > 0 ? n_read : 0] = '\0';
-    out[strcspn(out, "\r\n")] = '\0';
-    if (out[0] == '\0') snprintf(out, out_bytes, "another process");
+    text[n_read > 0 ? n_read : 0] = '\0';
+    if (sscanf(text, "%ld %255s %31s", &pid, host, time_text) == 3)
+        snprintf(out, out_bytes, "process %ld on %s since %s", pid, host, time_text);
+    else
+        snprintf(out, out_bytes, "another process");
 }
 
 static cvy_status write_owner(int fd, const char *path)
@@ -185,7 +189,7 @@ static cvy_status write_owner(int fd, const char *path)
 
 cvy_status cvy_file_lock(const char *path, int *out_fd)
 {
-    char owner[300];
+    char owner[384];
     int fd = -1;
     int rc = 0;
 
@@ -201,8 +205,7 @@ cvy_status cvy_file_lock(const char *path, int *out_fd)
     if (rc != 0 && errno == EWOULDBLOCK) {
         read_owner(fd, owner, sizeof owner);
         status = CVY_FAIL(CVY_ERR_CANNOT_WRITE,
-                          "%s is locked by a living process (pid host time: %s); wait for it, end "
-                          "it, or use another run folder",
+                          "%s is locked by %s; wait for it, end it, or give another run folder",
                           path, owner);
     } else if (rc != 0) {
         status = cvy_file_fail("lock", path, errno);

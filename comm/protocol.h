@@ -50,8 +50,13 @@ typedef enum comm_kind {
     X(START, "start")                                                                              \
     X(IDLE, "idle")                                                                                \
     X(DATA, "data wait")                                                                           \
-    X(FORWARD, "forward") X(BACKWARD, "backward") X(REDUCE, "reduce") X(UPDATE, "update")          \
-        X(SNAPSHOT, "snapshot") X(EVALUATE, "evaluate") X(RESUME, "resume")
+    X(FORWARD, "forward")                                                                          \
+    X(BACKWARD, "backward")                                                                        \
+    X(REDUCE, "reduce")                                                                            \
+    X(UPDATE, "update")                                                                            \
+    X(SNAPSHOT, "snapshot")                                                                        \
+    X(EVALUATE, "evaluate")                                                                        \
+    X(RESUME, "resume")
 typedef enum comm_phase {
 #define X(name, text) COMM_PHASE_##name,
     COMM_PHASE_LIST(X)

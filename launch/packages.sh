@@ -6,7 +6,7 @@ build_packages="build-essential cmake pkg-config openmpi-bin libopenmpi-dev libo
   libyaml-dev libjansson-dev libxxhash-dev"
 quickstart_packages="dataset-fashion-mnist"
 test_packages="libcmocka-dev strace clang-format python3 python3-numpy python3-torch
-  python3-torchvision python3-pil dataset-fashion-mnist"
+  python3-torchvision python3-pil python3-lmdb dataset-fashion-mnist"
 
 # install_missing PACKAGE...: by apt-get, as root or by sudo; nothing to do is done quickly.
 install_missing() {

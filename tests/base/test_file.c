@@ -459,7 +459,7 @@ static void lock_of_a_killed_process_is_taken_over(void **state)
     }
     assert_int_equal(read(ends[0], &byte, 1), 1);
     assert_int_equal(byte, 'y');
-    test_log_expect("is locked by a living process");
+    test_log_expect(" is locked by process ");
     assert_status(cvy_file_lock(path, &fd), CVY_ERR_CANNOT_WRITE);
     assert_int_equal(kill(child, SIGKILL), 0);
     assert_int_equal(waitpid(child, &wait_status, 0), child);

@@ -157,7 +157,8 @@ static void pulse_beats_when_due_and_when_the_deadline_changes(void **state)
     comm_pulse_phase(&pulse, COMM_PHASE_BACKWARD);
     assert_ok(comm_pulse_beat(&pulse));
     comm_pulse_phase(&pulse, COMM_PHASE_SNAPSHOT);
-    static const comm_phase expected[] = {COMM_PHASE_START, COMM_PHASE_IDLE, COMM_PHASE_SNAPSHOT};
+    static const comm_phase expected[] = {COMM_PHASE_START, COMM_PHASE_IDLE, COMM_PHASE_FORWARD,
+                                          COMM_PHASE_SNAPSHOT};
     for (size_t i = 0; i < sizeof expected / sizeof expected[0]; i++) {
         assert_ok(comm_receive(p.coordinator, &got, &has));
         assert_true(has);

@@ -161,8 +161,8 @@ def other_models():
                   "layer1.0.conv1.weight", "and more"], workers=2, may_write=True,
             sets=["model={arch: resnet20_cifar}", "run=new", "init_from=" + newest])
     shutil.rmtree("new")
-    refused(65, [newest, "2 tensors differ", "fc3.weight is F32 (10, 84), expected F32 (12, 84)"], may_write=True,
-            sets=["model={arch: lenet5, classes: 12}", "run=new", "init_from=" + newest])
+    refused(65, [newest, "2 tensors differ", "fc3.weight is F32 (10, 84), expected F32 (12, 84)"],
+            may_write=True, sets=["model={arch: lenet5, classes: 12}", "run=new", "init_from=" + newest])
     shutil.rmtree("new")
     fresh()
     for assignment, text in (("model.arch=resnet20_cifar", "model.arch is resnet20_cifar, was lenet5"),
@@ -224,7 +224,8 @@ def main():
     start()
     make_dataset("train.lmdb", 160)
     make_dataset("val.lmdb", 20, seed=2)
-    write_job(model="{arch: lenet5}", steps="12", checkpoint="{every_steps: 2, every_minutes: 0, keep: 9}",
+    write_job(model="{arch: lenet5}", steps="12",
+              checkpoint="{every_steps: 2, every_minutes: 0, keep: 9}",
               data="{train: {path: train.lmdb, augment: [{pad_crop: 1}, {flip: 0.5}]},"
               " mean: [0.25], deviation: [0.25]}")
     result = train(sets=["run=whole"])

@@ -129,7 +129,8 @@ def unlinked_while_training():
 
 def ends_in_words(what):
     """Whatever is damaged: done, or exit 65 and a line that says so. Never a bare signal."""
-    for args in (["inspect", "bad.lmdb"], ["train", "job.yaml", "--set", BAD, "--set", "run=damaged"]):
+    train_args = ["train", "job.yaml", "--set", BAD, "--set", "run=damaged"]
+    for args in (["inspect", "bad.lmdb"], train_args):
         shutil.rmtree("damaged", ignore_errors=True)
         result = run(args, timeout=30)
         check(result.returncode in (0, 65), "%s: exit %d of %s\n%s" %
@@ -198,7 +199,8 @@ def bad_records():
         30: (raw(data, 3, width=0), "width is 0"),
         31: (raw(data, 3, height=0), "height is 0"),
         32: (raw(data, 3, channels=0), "channels is 0"),
-        33: (raw(data, 3, width=2**31 - 1, height=2**31 - 1, channels=2**31 - 1), "more than can be counted"),
+        33: (raw(data, 3, width=2**31 - 1, height=2**31 - 1, channels=2**31 - 1),
+             "more than can be counted"),
         34: (raw(data, 3, height=2**31), "height is -2147483648"),
         35: (raw(data, 3, width=-1), "width is -1"),
         50: (raw(data, -1), "label -1"),

@@ -76,8 +76,8 @@ def started_twice():
     process = start_train(workers=2, sets=["run=twice", ENDLESS])
     wait_for_step(20, "twice", process=process)
     for workers in (0, 2):
-        refused(73, ["twice/lock", "in use"], sets=["run=twice", ENDLESS], workers=workers,
-                may_write=True)
+        refused(73, ["twice/lock is locked by process ", " since ", "give another run folder"],
+                sets=["run=twice", ENDLESS], workers=workers, may_write=True)
     check(process.poll() is None, "the first run ended:\n" + log_text())
     hit(process.pid, signal.SIGTERM)
     check(wait(process, 30) == 75, log_text())
