@@ -21,7 +21,7 @@
 
 #define LOOK_S         0.25 /* between looks at the ranks */
 #define LINGER_S       1.0  /* mpirun without ranks */
-#define BROKEN_S       10.0 /* some ranks dead, others not */
+#define BROKEN_S       3.0  /* some ranks dead, others not */
 #define ESCALATE_S     2.0  /* from a second signal's SIGTERM to SIGKILL */
 #define RESTART_WAIT_S 0.1
 

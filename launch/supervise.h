@@ -17,7 +17,7 @@
  * - After max_restarts restarts in a row without a newer checkpoint: 70, with one line a death:
  *   attempt, how it ended, newest step.
  * - When all ranks that are children of mpirun have gone while mpirun lingers for more than 1 s, or
- *   some rank has died and others are still there 10 s later, the whole tree is killed.
+ *   some rank has died and others are still there 3 s later, the whole tree is killed.
  * - At its own death (SIGKILL) nothing is left behind: the child has PR_SET_PDEATHSIG SIGTERM, and
  *   a rank whose coordinator or launcher is gone leaves.
  */

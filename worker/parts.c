@@ -8,6 +8,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <unistd.h>
 
 /* The datasets must agree with each other and with the job: one line each that names both sides. */
 static cvy_status check_classes(const cvy_job *job, worker_parts *parts, cvy_node *model)
@@ -181,6 +182,24 @@ static cvy_status plan_steps(cvy_node *root, const cvy_job *job, worker_parts *p
                               parts->steps_per_epoch, parts->total_steps, &parts->schedule);
 }
 
+/* What a worker needs besides the activations, against what the machine has at all: a net that
+ * cannot fit is refused here, with the figures, not by the kernel in the first step. */
+static cvy_status check_memory(const worker_parts *parts)
+{
+    const nn_graph *graph = parts->train_graph != NULL ? parts->train_graph : parts->eval_graph;
+    const int n_states = parts->optimizer != NULL ? nn_optimizer_get_ops(parts->optimizer)->n_states
+                                                  : 0;
+    /* Weights, gradients, sums, optimizer states. */
+    const double need = (double)nn_graph_params(graph)->n_elems * sizeof(float) * (3 + n_states);
+    const double has = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
+
+    if (has <= 0 || need <= has) return CVY_OK;
+    return CVY_FAIL(CVY_ERR_CONFIG,
+                    "model: its %lld weights need %.1f GB with gradients and optimizer state, this "
+                    "machine has %.1f GB: make it smaller",
+                    (long long)nn_graph_params(graph)->n_trainable, need / 1e9, has / 1e9);
+}
+
 cvy_status worker_parts_create(cvy_node *root, const cvy_job *job,
                                const worker_parts_options *options, worker_parts **out)
 {
@@ -193,6 +212,7 @@ cvy_status worker_parts_create(cvy_node *root, const cvy_job *job,
     CVY_GOTO_IF_ERR(fail, status, open_data(root, job, options, parts));
     CVY_GOTO_IF_ERR(fail, status, build_graphs(root, job, options->is_evaluation, parts));
     if (!options->is_evaluation) CVY_GOTO_IF_ERR(fail, status, plan_steps(root, job, parts));
+    CVY_GOTO_IF_ERR(fail, status, check_memory(parts));
     *out = parts;
     return CVY_OK;
 
