@@ -118,7 +118,8 @@ typedef struct comm_metrics {
     int64_t step;    /* steps done after these figures */
     int64_t n_steps; /* they cover */
     int64_t n_samples;
-    double loss; /* mean per sample over these steps */
+    int64_t n_counted; /* of these; a step that was skipped counts for none of the next three */
+    double loss;       /* mean per counted sample */
     double n_top1, n_top5;
     double lr;                                         /* of the last step */
     double seconds;                                    /* wall time of these steps */

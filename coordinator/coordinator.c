@@ -252,6 +252,8 @@ static cvy_status run_evaluation(coordinator *c, coordinator_evaluation_summary 
     comm_watchdog_expect(c->watchdog, COMM_PHASE_IDLE, cvy_clock_now_s());
     *out_is_whole = !c->is_evaluation_left;
     if (c->is_evaluation_left) return CVY_OK;
+    /* Millions of records, or a slow disk for the result, are no dead coordinator. */
+    coordinator_enter(c, COMM_PHASE_SNAPSHOT);
     return coordinator_evaluation_finish(c->evaluation, c->job->evaluate.hardest, summary);
 }
 
@@ -286,6 +288,7 @@ static cvy_status evaluate_in_training(coordinator *c, coordinator_result *out)
     const cvy_status status = coordinator_evaluation_write(c->evaluation, path);
     cvy_log_soften(-1);
     cvy_free(path);
+    coordinator_enter(c, COMM_PHASE_IDLE);
     if (status != CVY_OK)
         cvy_log_warn("the evaluation of step %lld was not written: training goes on",
                      (long long)c->step);
@@ -344,8 +347,9 @@ static cvy_status stop_politely(coordinator *c)
     }
     coordinator_event(c, json_pack("{s:s, s:I, s:i}", "event", "stopped", "step",
                                    (json_int_t)c->step, "signal", c->stop_signal));
-    cvy_log_info("stopped at step %lld of %lld, saved: start the same job again to go on",
-                 (long long)c->step, (long long)c->parts->total_steps);
+    cvy_log_info("stopped at step %lld of %lld%s: start the same job again to go on",
+                 (long long)c->step, (long long)c->parts->total_steps,
+                 c->step > 0 ? ", saved" : "");
     write_report(c);
     return CVY_ERR_STOPPED;
 }
@@ -386,6 +390,8 @@ static cvy_status find_weights(coordinator *c, comm_resume *out)
     coordinator_state state;
 
     *out = (comm_resume){.weights_only = 1};
+    if (strlen(path) >= sizeof out->folder)
+        return CVY_FAIL(CVY_ERR_CONFIG, "the path of the checkpoint is too long: %s", path);
     if (stat(path, &about) == 0 && S_ISREG(about.st_mode)) {
         snprintf(out->folder, sizeof out->folder, "%s", path);
         return CVY_OK;

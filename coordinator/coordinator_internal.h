@@ -32,8 +32,9 @@ typedef struct coordinator {
     int n_workers;
     coordinator_worker *worker; /* [n_workers] */
     comm_watchdog *watchdog;
-    double beat_at_s; /* last heartbeat to the workers */
-    comm_phase phase; /* told in it: how long the coordinator may be silent */
+    double beat_at_s;    /* last heartbeat to the workers */
+    double watched_at_s; /* last look at who is silent */
+    comm_phase phase;    /* told in it: how long the coordinator may be silent */
 
     /* The run folder; all NULL when only evaluating. */
     int lock_fd, log_fd;
@@ -41,13 +42,15 @@ typedef struct coordinator {
     coordinator_records *metrics, *events;
     coordinator_progress *progress;
 
-    int64_t step; /* steps done, by all */
-    int64_t n_skipped;
-    int64_t saved_step; /* of the newest checkpoint; -1: none */
+    int64_t step;             /* steps done, by all */
+    int64_t n_skipped;        /* updates, since the start of the job */
+    int64_t n_skipped_before; /* of these, before this launch */
+    int64_t saved_step;       /* of the newest checkpoint; -1: none */
     double saved_at_s;
     int64_t evaluated_step; /* by this process, written or not; -1: none */
     int is_saving;          /* a SAVE is on its way */
     int64_t saving_step;
+    double saving_since_s;
     int n_failed_saves; /* in a row */
 
     int is_training, is_evaluating; /* such a command is being carried out */

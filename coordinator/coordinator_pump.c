@@ -12,6 +12,10 @@
 #define NAP_MIN_S 100e-6
 #define NAP_MAX_S 10e-3
 #define BEAT_S    1.0
+#define WATCH_S   0.05 /* between looks at who is silent, also while messages pour in */
+/* Messages taken before the other duties get their turn: thousands of workers may send without end,
+ * and must hear from the coordinator nevertheless. */
+#define MAX_TAKEN 1024
 
 void coordinator_event(coordinator *c, json_t *event)
 {
@@ -96,7 +100,7 @@ static void hear_metrics(coordinator *c, const comm_metrics *m)
     double slowest_by = 0;
 
     c->last_metrics = *m;
-    c->n_skipped = m->n_skipped;
+    c->n_skipped = c->n_skipped_before + m->n_skipped;
     find_slowest(c, &slowest_rank, &slowest_by);
     if (c->progress != NULL) {
         const char *host = slowest_rank > 0 ? comm_host(c->world, slowest_rank) : NULL;
@@ -104,19 +108,19 @@ static void hear_metrics(coordinator *c, const comm_metrics *m)
                                     cvy_clock_now_s());
     }
     if (c->metrics == NULL) return;
-    const double n = (double)m->n_samples;
+    const double n = (double)m->n_samples, n_counted = (double)m->n_counted;
     coordinator_records_append(
         c->metrics,
         json_pack(
             "{s:I, s:f, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:f, s:f, s:f, s:f, s:I, s:I, s:I, s:o}",
             "step", (json_int_t)m->step, "epoch",
             (double)m->step / (double)c->parts->steps_per_epoch, "steps", (json_int_t)m->n_steps,
-            "loss", real_or_null(m->loss), "top1", real_or_null(m->n_top1 / n), "top5",
-            real_or_null(m->n_top5 / n), "lr", real_or_null(m->lr), "images_per_s",
+            "loss", real_or_null(m->loss), "top1", real_or_null(m->n_top1 / n_counted), "top5",
+            real_or_null(m->n_top5 / n_counted), "lr", real_or_null(m->lr), "images_per_s",
             real_or_null(n / m->seconds), "step_time_s",
             real_or_null(m->seconds / (double)m->n_steps), "data_wait_s", m->data_wait_s,
             "compute_s", m->compute_s, "reduce_s", m->reduce_s, "update_s", m->update_s,
-            "reduce_bytes", (json_int_t)m->reduce_bytes, "skipped", (json_int_t)m->n_skipped,
+            "reduce_bytes", (json_int_t)m->reduce_bytes, "skipped", (json_int_t)c->n_skipped,
             "allocations", (json_int_t)m->n_allocations, "worker_step_times_s", worker_times(c)));
 }
 
@@ -182,8 +186,9 @@ static void hear_signal(coordinator *c, int rank, int signal_number)
     c->is_stop_wanted = 1;
     c->stop_signal = signal_number;
     c->stop_rank = rank;
-    cvy_log_info("rank %d on %s got signal %d (%s): stopping after this step", rank,
-                 comm_host(c->world, rank), signal_number, strsignal(signal_number));
+    const char *name = sigabbrev_np(signal_number);
+    cvy_log_info("asked to stop (SIG%s to rank %d on %s): finishing this step and saving",
+                 name != NULL ? name : "?", rank, comm_host(c->world, rank));
 }
 
 /* One message; the sizes of fixed payloads are checked here once. */
@@ -271,26 +276,44 @@ static cvy_status pause_if_due(coordinator *c, double now_s)
     return coordinator_send_all(c, COMM_PAUSE, NULL, 0);
 }
 
+/* The lead worker writes in the background, so that no phase tells of a file system that hangs. */
+static cvy_status watch_save(const coordinator *c, double now_s)
+{
+    const double limit_s = c->job->deadline.save_s;
+
+    if (!c->is_saving || now_s - c->saving_since_s <= limit_s) return CVY_OK;
+    return CVY_FAIL(
+        CVY_ERR_IO,
+        "the checkpoint of step %lld is not written after %.0f s (deadline.save_s): the "
+        "file system of %s hangs; the newest checkpoint is of step %lld",
+        (long long)c->saving_step, now_s - c->saving_since_s, c->job->run,
+        (long long)(c->saved_step > 0 ? c->saved_step : 0));
+}
+
 cvy_status coordinator_pump(coordinator *c)
 {
     comm_message message;
     int n_heard = 0, has = 0;
 
-    for (;;) {
+    do {
         CVY_RETURN_IF_ERR(comm_receive(c->world, &message, &has));
         if (!has) break;
-        n_heard++;
         CVY_RETURN_IF_ERR(hear(c, &message));
-    }
+    } while (++n_heard < MAX_TAKEN);
     const double now_s = cvy_clock_now_s();
     if (now_s - c->beat_at_s >= BEAT_S) CVY_RETURN_IF_ERR(beat(c, now_s));
     CVY_RETURN_IF_ERR(watch_signals(c));
     CVY_RETURN_IF_ERR(pause_if_due(c, now_s));
+    /* Only when all is read can anyone be called silent. */
+    if (!has && now_s - c->watched_at_s >= WATCH_S) {
+        c->watched_at_s = now_s;
+        CVY_RETURN_IF_ERR(watch(c, now_s));
+        CVY_RETURN_IF_ERR(watch_save(c, now_s));
+    }
     if (n_heard > 0) {
         c->nap_s = NAP_MIN_S;
         return CVY_OK;
     }
-    CVY_RETURN_IF_ERR(watch(c, now_s));
     cvy_clock_sleep_s(c->nap_s);
     if (c->nap_s < NAP_MAX_S) c->nap_s *= 1.5;
     return CVY_OK;

@@ -127,7 +127,7 @@ static cvy_status find_start(coordinator *c, comm_resume *out)
     if (folder == NULL) return CVY_OK;
     CVY_RETURN_IF_ERR(check_state(c, folder, &state));
     out->step = c->step = c->saved_step = state.step;
-    c->n_skipped = state.n_skipped;
+    c->n_skipped = c->n_skipped_before = state.n_skipped;
     snprintf(out->folder, sizeof out->folder, "%s", folder);
     return CVY_OK;
 }
@@ -212,6 +212,7 @@ cvy_status coordinator_begin_save(coordinator *c)
     cvy_log_catch(NULL, 0);
     if (status != CVY_OK) return count_failed_save(c, why, status);
     c->is_saving = 1;
+    c->saving_since_s = cvy_clock_now_s();
     snprintf(save.folder, sizeof save.folder, "%s", folder);
     return coordinator_send_all(c, COMM_SAVE, &save, sizeof save);
 }

@@ -146,7 +146,7 @@ static figures find_figures(const coordinator_progress *p, const comm_metrics *m
 
     f.epoch_share = (double)(m->step - (f.epoch - 1) * o->steps_per_epoch) /
                     (double)o->steps_per_epoch;
-    f.top1 = m->n_samples > 0 ? 100 * m->n_top1 / (double)m->n_samples : NAN;
+    f.top1 = m->n_counted > 0 ? 100 * m->n_top1 / (double)m->n_counted : NAN;
     coordinator_text_count(p->images_per_s, f.rate);
     const double n_left = (double)(o->total_steps - m->step) * (double)o->global_batch;
     coordinator_text_duration(p->images_per_s > 0 ? n_left / p->images_per_s : 0, f.left);

@@ -5,7 +5,10 @@
 #include "launch/rank.h"
 #include "launch/supervise.h"
 
+#include <errno.h>
 #include <stdio.h>
+#include <string.h>
+#include <unistd.h>
 
 typedef struct eval_options {
     int64_t workers;
@@ -29,7 +32,14 @@ static const launch_option option_table[] = {
      "error, warn (default), info, debug or trace"},
 };
 
-static void print_text(const coordinator_result *result)
+/* A pipe may be closed or a disk full: then the figures are nowhere. */
+static cvy_status end_output(void)
+{
+    if (fflush(stdout) == 0 && !ferror(stdout)) return CVY_OK;
+    return CVY_FAIL(CVY_ERR_CANNOT_WRITE, "write the result to stdout: %s", strerror(errno));
+}
+
+static cvy_status print_text(const coordinator_result *result)
 {
     const double n = result->n_records > 0 ? (double)result->n_records : 1.0;
 
@@ -37,13 +47,25 @@ static void print_text(const coordinator_result *result)
            (long long)result->step, (long long)result->n_records, result->loss,
            100 * (double)result->n_top1 / n, (long long)result->n_top1,
            100 * (double)result->n_top5 / n, (long long)result->n_top5);
-    fflush(stdout);
+    return end_output();
 }
 
-static void print_json(const coordinator_result *result)
+static cvy_status print_json(const coordinator_result *result)
 {
     printf("%s", result->evaluation_json);
-    fflush(stdout);
+    return end_output();
+}
+
+/* Before hours of evaluation: can its result be written? */
+static cvy_status check_out(const char *path)
+{
+    char folder[4096];
+    const char *slash = strrchr(path, '/');
+    const int n = slash != NULL ? (int)(slash - path) + 1 : 1;
+
+    snprintf(folder, sizeof folder, "%.*s", n, slash != NULL ? path : ".");
+    if (access(folder, W_OK | X_OK) == 0) return CVY_OK;
+    return CVY_FAIL(CVY_ERR_CANNOT_WRITE, "--out %s: folder %s: %s", path, folder, strerror(errno));
 }
 
 static int supervise(const eval_options *options, const char *path, int argc, char **argv)
@@ -69,6 +91,9 @@ static int run(int argc, char **argv)
     if (code >= 0) return code;
     if (options.checkpoint == NULL)
         return launch_usage_error(&launch_cmd_eval, "--checkpoint PATH is missing");
+    if (!launch_log_level_is_known(options.log_level)) return cvy_status_exit_code(CVY_ERR_USAGE);
+    if (!launch_inside_mpi() && options.out != NULL && check_out(options.out) != CVY_OK)
+        return cvy_status_exit_code(CVY_ERR_CANNOT_WRITE);
     if (!launch_inside_mpi() && launch_attempt() == 0 && options.workers > 0)
         return supervise(&options, args.value[0], argc, argv);
     const launch_rank_options rank = {.job_path = args.value[0],

@@ -65,6 +65,7 @@ static int run(int argc, char **argv)
     const int code = launch_parse(&launch_cmd_train, argc, argv, &options, 1, 1, &args);
 
     if (code >= 0) return code;
+    if (!launch_log_level_is_known(options.log_level)) return cvy_status_exit_code(CVY_ERR_USAGE);
     if (!launch_inside_mpi() && launch_attempt() == 0)
         return supervise(&options, args.value[0], argc, argv);
     const launch_rank_options rank = {.job_path = args.value[0],

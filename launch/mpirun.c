@@ -2,6 +2,7 @@
 
 #include "base/alloc.h"
 
+#include <ctype.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -54,12 +55,21 @@ static void add_parameter(words *w, const char *name, const char *value)
     add(w, value);
 }
 
-/* Hosts beside this one take part: by Slurm, or by the user's own arguments for mpirun. */
+/* Hosts beside this one take part: by a batch system, or by the user's own arguments for mpirun
+ * ("-H", "--host", "--hostfile", "--default-hostfile", "--machinefile", "--rankfile", ...). */
 static int spans_hosts(const char *user_args)
 {
-    if (getenv("SLURM_JOB_NODELIST") != NULL || getenv("OMPI_MCA_orte_default_hostfile") != NULL)
-        return 1;
-    return user_args != NULL && strstr(user_args, "host") != NULL;
+    static const char *const variables[] = {"SLURM_JOB_NODELIST", "PBS_NODEFILE", "LSB_HOSTS",
+                                            "PE_HOSTFILE", "OMPI_MCA_orte_default_hostfile"};
+    static const char *const parts[] = {"host", "machinefile", "rankfile"};
+
+    for (size_t i = 0; i < sizeof variables / sizeof variables[0]; i++)
+        if (getenv(variables[i]) != NULL) return 1;
+    if (user_args == NULL) return 0;
+    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++)
+        if (strstr(user_args, parts[i]) != NULL) return 1;
+    const char *at = strstr(user_args, "-H");
+    return at != NULL && (at == user_args || isspace((unsigned char)at[-1]));
 }
 
 static void add_user_args(words *w, const char *user_args)
@@ -95,21 +105,24 @@ static void add_variables(words *w)
     }
 }
 
-static int has_mpirun(void)
+static cvy_status check_mpirun(void)
 {
     const char *path = getenv("PATH");
     char *copy = cvy_strdup(path != NULL ? path : "/usr/bin:/bin");
     char *rest = NULL, file[4096];
     int has = 0;
 
-    if (copy == NULL) return 0;
+    if (copy == NULL) return CVY_FAIL(CVY_ERR_NO_MEMORY, "arguments of mpirun");
     for (char *folder = strtok_r(copy, ":", &rest); folder != NULL && !has;
          folder = strtok_r(NULL, ":", &rest)) {
         snprintf(file, sizeof file, "%s/mpirun", folder);
         has = access(file, X_OK) == 0;
     }
     cvy_free(copy);
-    return has;
+    if (has) return CVY_OK;
+    return CVY_FAIL(CVY_ERR_UNAVAILABLE,
+                    "mpirun is not in PATH: apt-get install openmpi-bin, or leave out --workers "
+                    "to run as one process");
 }
 
 cvy_status launch_mpirun_argv(const char *program, char *const *args, int n_workers,
@@ -121,12 +134,7 @@ cvy_status launch_mpirun_argv(const char *program, char *const *args, int n_work
     const int is_spread = spans_hosts(user_args);
 
     *out_argv = NULL;
-    if (!has_mpirun()) {
-        return CVY_FAIL(
-            CVY_ERR_UNAVAILABLE,
-            "mpirun is not in PATH: apt-get install openmpi-bin, or leave out --workers "
-            "to run as one process");
-    }
+    CVY_RETURN_IF_ERR(check_mpirun());
     snprintf(count, sizeof count, "%d", n_workers + 1);
     add(&w, "mpirun");
     add(&w, "--quiet");

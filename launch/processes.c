@@ -1,5 +1,7 @@
 #include "launch/processes_internal.h"
 
+#include "base/alloc.h"
+
 #include <ctype.h>
 #include <dirent.h>
 #include <fcntl.h>
@@ -12,6 +14,8 @@
 
 typedef struct process {
     pid_t pid, parent;
+    int is_zombie, is_below;
+    char name[LAUNCH_NAME_BYTES];
 } process;
 
 /* "pid (name) state parent ...": the name may hold anything, so the last ')' counts. */
@@ -26,65 +30,95 @@ static int read_process(pid_t pid, process *out)
     (void)close(fd);
     if (n <= 0) return 0;
     text[n] = 0;
-    const char *after = strrchr(text, ')');
+    const char *before = strchr(text, '('), *after = strrchr(text, ')');
     char state = 0;
     int parent = 0;
-    if (after == NULL || sscanf(after + 1, " %c %d", &state, &parent) != 2) return 0;
-    if (state == 'Z' || state == 'X') return 0;
-    *out = (process){.pid = pid, .parent = (pid_t)parent};
+    if (before == NULL || after == NULL || sscanf(after + 1, " %c %d", &state, &parent) != 2)
+        return 0;
+    *out = (process){
+        .pid = pid, .parent = (pid_t)parent, .is_zombie = state == 'Z' || state == 'X'};
+    snprintf(out->name, sizeof out->name, "%.*s", (int)(after - before - 1), before + 1);
     return 1;
 }
 
-static int list_processes(process *out, int max)
+/* All processes that can be seen; *out is cvy_free()d by the caller. -1: there is no /proc, or no
+ * memory. */
+static int list_processes(process **out)
 {
     DIR *folder = opendir("/proc");
-    int n = 0;
+    process *all = NULL;
+    int n = 0, room = 0;
 
+    *out = NULL;
     if (folder == NULL) return -1;
-    for (const struct dirent *entry = readdir(folder); entry != NULL && n < max;
-         entry = readdir(folder)) {
+    for (const struct dirent *entry = readdir(folder); entry != NULL; entry = readdir(folder)) {
         if (!isdigit((unsigned char)entry->d_name[0])) continue;
-        n += read_process((pid_t)atoi(entry->d_name), &out[n]);
+        if (n == room) {
+            room = room > 0 ? 2 * room : 512;
+            process *more = cvy_realloc(all, (size_t)room * sizeof *more);
+            if (more == NULL) break;
+            all = more;
+        }
+        n += read_process((pid_t)atoi(entry->d_name), &all[n]);
+        *out = all;
     }
     (void)closedir(folder);
-    return n;
+    if (*out != NULL) return n;
+    cvy_free(all);
+    return -1;
 }
 
-int launch_count_children(pid_t pid)
+void launch_process_name(const char *path, char out[LAUNCH_NAME_BYTES])
 {
-    static process all[LAUNCH_MAX_PROCESSES]; /* too large for a small stack; one thread calls */
-    const int n = list_processes(all, LAUNCH_MAX_PROCESSES);
-    int n_children = 0;
+    const char *slash = strrchr(path, '/');
+    snprintf(out, LAUNCH_NAME_BYTES, "%s", slash != NULL ? slash + 1 : path);
+}
 
+int launch_count_children(pid_t pid, const char *name, int *out_n_ever)
+{
+    process *all = NULL;
+    const int n = list_processes(&all);
+    int n_living = 0;
+
+    *out_n_ever = 0;
     if (n < 0) return -1;
-    for (int i = 0; i < n; i++) n_children += all[i].parent == pid;
-    return n_children;
+    for (int i = 0; i < n; i++) {
+        if (all[i].parent != pid || strcmp(all[i].name, name) != 0) continue;
+        *out_n_ever += 1;
+        n_living += !all[i].is_zombie;
+    }
+    cvy_free(all);
+    return n_living;
+}
+
+/* Mark what descends from those that are marked, one generation. Returns how many came in. */
+static int mark_children(process *all, int n, pid_t self)
+{
+    int n_marked = 0;
+
+    for (int i = 0; i < n; i++) {
+        if (all[i].is_below || all[i].pid == self) continue;
+        for (int k = 0; k < n && !all[i].is_below; k++)
+            all[i].is_below = all[k].pid == all[i].parent &&
+                              (all[k].pid == self || all[k].is_below);
+        n_marked += all[i].is_below;
+    }
+    return n_marked;
 }
 
 int launch_signal_descendants(int number)
 {
-    static process all[LAUNCH_MAX_PROCESSES];
-    static char is_below[LAUNCH_MAX_PROCESSES];
-    const int n = list_processes(all, LAUNCH_MAX_PROCESSES);
+    process *all = NULL;
+    const int n = list_processes(&all);
     const pid_t self = getpid();
-    int n_signalled = 0, has_grown = 1;
+    int n_signalled = 0;
 
     if (n < 0) return 0;
-    memset(is_below, 0, sizeof is_below);
-    while (has_grown) {
-        has_grown = 0;
-        for (int i = 0; i < n; i++) {
-            if (is_below[i] || all[i].pid == self) continue;
-            int has_parent = all[i].parent == self;
-            for (int k = 0; k < n && !has_parent; k++)
-                has_parent = is_below[k] && all[k].pid == all[i].parent;
-            if (!has_parent) continue;
-            is_below[i] = 1;
-            has_grown = 1;
-        }
+    while (mark_children(all, n, self) > 0) {}
+    for (int i = 0; i < n; i++) {
+        if (all[i].is_below && !all[i].is_zombie && kill(all[i].pid, number) == 0) n_signalled++;
     }
-    for (int i = 0; i < n; i++)
-        if (is_below[i] && kill(all[i].pid, number) == 0) n_signalled++;
+    cvy_free(all);
     return n_signalled;
 }
 

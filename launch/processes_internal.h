@@ -3,12 +3,15 @@
 
 #include <sys/types.h>
 
-/** Living processes below this one, read from /proc; zombies count as gone. */
+/** Processes below this one, read from /proc. Zombies count as gone. */
 
-#define LAUNCH_MAX_PROCESSES 4096
+/** The name that the kernel gives to a process which runs this file (cut at 15 characters). */
+#define LAUNCH_NAME_BYTES 16
+void launch_process_name(const char *path, char out[LAUNCH_NAME_BYTES]);
 
-/** Direct children of pid that live; -1 when /proc cannot be read. */
-int launch_count_children(pid_t pid);
+/** Direct children of pid of this name that live. out_n_ever counts those too that died and were
+ *  not reaped yet. -1 when /proc cannot be read. */
+int launch_count_children(pid_t pid, const char *name, int *out_n_ever);
 
 /** Send a signal to all descendants of this process, deepest generation included, except the
  *  process itself. Returns how many got it. */

@@ -12,20 +12,35 @@
 #include "launch/rank_internal.h"
 #include "worker/worker.h"
 
+#include <errno.h>
 #include <mpi.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
+
+/* Signals that come this close are one request: Slurm, systemd and docker hit every process of a
+ * job, and the supervisor and mpirun hand on what hit them. */
+#define ONE_REQUEST_NS 300000000LL
 
 /* Handlers can reach nothing but these: the one state that is found, not passed. */
 static volatile sig_atomic_t stop_signal, n_stop_signals;
 static volatile sig_atomic_t exit_code_of_alarm;
+static int64_t stopped_at_ns; /* the handler's alone: it masks its own signals */
 
 static void on_stop(int number)
 {
+    const int errno_before = errno;
+    struct timespec now = {0};
+
+    (void)clock_gettime(CLOCK_MONOTONIC, &now);
+    const int64_t now_ns = (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+    errno = errno_before;
+    if (n_stop_signals > 0 && now_ns - stopped_at_ns < ONE_REQUEST_NS) return;
+    stopped_at_ns = now_ns;
     stop_signal = number;
     if (n_stop_signals < 100) n_stop_signals++;
 }
@@ -51,6 +66,8 @@ static void install_handlers(void)
 
     memset(&action, 0, sizeof action);
     sigemptyset(&action.sa_mask);
+    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++)
+        (void)sigaddset(&action.sa_mask, numbers[i]);
     action.sa_flags = SA_RESTART;
     action.sa_handler = on_stop;
     for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++)
@@ -166,6 +183,15 @@ static void close_rank(launch_rank *r)
     comm_close(&r->world);
 }
 
+/* The end of rank 0: a result that cannot be told is a failure. */
+static int report_result(const launch_rank *r, cvy_status status)
+{
+    tell_outcome(r, status);
+    if (status == CVY_OK && r->options->on_result != NULL)
+        status = r->options->on_result(&r->result);
+    return cvy_status_exit_code(status);
+}
+
 /* --- Under MPI ------------------------------------------------------------------------------- */
 
 /* N tasks that each believe to be alone: they were started by a launcher MPI knows nothing of. */
@@ -217,11 +243,7 @@ static int run_mpi_rank(launch_rank *r)
     install_handlers(); /* after MPI_Init, which may install its own */
 
     const cvy_status status = run_under_mpi(r);
-    const int code = cvy_status_exit_code(status);
-    if (rank == 0) {
-        tell_outcome(r, status);
-        if (status == CVY_OK && r->options->on_result != NULL) r->options->on_result(&r->result);
-    }
+    const int code = rank == 0 ? report_result(r, status) : cvy_status_exit_code(status);
     /* A failure may find workers in the middle of a command: those leave without MPI's end, and the
      * others would wait for them in it. */
     const int has_failed = r->has_begun && status != CVY_OK && status != CVY_ERR_STOPPED;
@@ -290,22 +312,26 @@ static int run_alone(launch_rank *r)
     cvy_fault_open(0);
     install_handlers();
     const cvy_status status = run_both(r, &worker);
-    tell_outcome(r, status);
-    if (status == CVY_OK && r->options->on_result != NULL) r->options->on_result(&r->result);
+    const int code = report_result(r, status);
     close_rank(&worker);
     close_rank(r);
-    return cvy_status_exit_code(status);
+    return code;
+}
+
+int launch_log_level_is_known(const char *text)
+{
+    cvy_log_level level = CVY_LOG_INFO;
+
+    if (text == NULL || cvy_log_level_from_text(text, &level) == CVY_OK) return 1;
+    fprintf(stderr, "convoy: --log-level is '%s', expected error, warn, info, debug or trace\n",
+            text);
+    return 0;
 }
 
 int launch_rank_run(const launch_rank_options *options)
 {
     launch_rank r = {.options = options, .log_level = CVY_LOG_INFO};
 
-    if (options->log_level != NULL &&
-        cvy_log_level_from_text(options->log_level, &r.log_level) != CVY_OK) {
-        fprintf(stderr, "convoy: --log-level is '%s', expected error, warn, info, debug or trace\n",
-                options->log_level);
-        return cvy_status_exit_code(CVY_ERR_USAGE);
-    }
+    if (options->log_level != NULL) (void)cvy_log_level_from_text(options->log_level, &r.log_level);
     return launch_inside_mpi() ? run_mpi_rank(&r) : run_alone(&r);
 }

@@ -20,8 +20,11 @@ typedef struct launch_rank_options {
     int argc; /* of the subcommand: all ranks must have the same */
     char **argv;
     /** On rank 0 after a job without failure, before MPI ends. */
-    void (*on_result)(const coordinator_result *result);
+    cvy_status (*on_result)(const coordinator_result *result);
 } launch_rank_options;
+
+/** A usage error, said on stderr, when the text is no level: checked before anything is started. */
+int launch_log_level_is_known(const char *text);
 
 /** Run to the end; returns the exit code of the process. May not return: a rank that lost its peers
  *  leaves at once. */

@@ -23,46 +23,40 @@
 #define LINGER_S       1.0  /* mpirun without ranks */
 #define BROKEN_S       3.0  /* some ranks dead, others not */
 #define ESCALATE_S     2.0  /* from a second signal's SIGTERM to SIGKILL */
+#define END_S          5.0  /* until what got SIGKILL has gone; what hangs in the kernel stays */
 #define RESTART_WAIT_S 0.1
+#define ONE_REQUEST_S  0.3 /* signals this close are one request: Slurm and systemd hit everyone */
 
 typedef struct supervisor {
     const launch_supervise_options *options;
-    char *program;     /* of this process */
+    char *program; /* of this process */
+    char program_name[LAUNCH_NAME_BYTES];
     char **child_argv; /* of mpirun or of the program, NULL-terminated */
     int owns_argv;     /* made by launch_mpirun_argv */
     char outcome_path[256];
     sigset_t watched;
     int attempt;
-    int n_stops;           /* stop signals so far */
+    int n_stops;           /* requests to stop so far */
+    double stopped_at_s;   /* the last of them */
     double escalated_at_s; /* 0: not */
 } supervisor;
-
-/* How one launch ended. */
-typedef struct ending {
-    int wait_status;
-    int was_killed; /* by this supervisor: it hung */
-    launch_outcome outcome;
-} ending;
-
-static int is_final(int code)
-{
-    static const int codes[] = {64, 65, 66, 69, 70, 71, 73, 76, 77, 78};
-
-    for (size_t i = 0; i < sizeof codes / sizeof codes[0]; i++)
-        if (codes[i] == code) return 1;
-    return 0;
-}
 
 static cvy_status open_outcome(supervisor *s)
 {
     const char *folder = getenv("TMPDIR");
 
+    if (folder != NULL && strlen(folder) > sizeof s->outcome_path - 32) {
+        return CVY_FAIL(CVY_ERR_CANNOT_WRITE, "the path in TMPDIR is too long: %s", folder);
+    }
     snprintf(s->outcome_path, sizeof s->outcome_path, "%s/convoy-outcome-XXXXXX",
              folder != NULL && folder[0] == '/' ? folder : "/tmp");
     const int fd = mkostemp(s->outcome_path, O_CLOEXEC);
-    if (fd < 0)
-        return CVY_FAIL(cvy_status_from_errno(errno), "make %s: %s", s->outcome_path,
-                        strerror(errno));
+    if (fd < 0) {
+        const cvy_status status = cvy_status_from_errno(errno);
+        return CVY_FAIL(status == CVY_ERR_NOT_FOUND ? CVY_ERR_CANNOT_WRITE : status,
+                        "make %s: %s: let TMPDIR name a folder that can be written to",
+                        s->outcome_path, strerror(errno));
+    }
     (void)close(fd);
     return CVY_OK;
 }
@@ -126,7 +120,11 @@ static void become_child(const supervisor *s, pid_t parent)
 /* Pass a stop on to the job: politely first, then not. */
 static void pass_stop_on(supervisor *s, pid_t child)
 {
+    const double now_s = cvy_clock_now_s();
+
+    if (s->n_stops > 0 && now_s - s->stopped_at_s < ONE_REQUEST_S) return;
     s->n_stops++;
+    s->stopped_at_s = now_s;
     if (s->n_stops == 1) {
         (void)kill(child, SIGUSR1);
         return;
@@ -134,7 +132,7 @@ static void pass_stop_on(supervisor *s, pid_t child)
     if (s->n_stops == 2) {
         cvy_log_warn("a second signal: ending the job at once");
         (void)launch_signal_descendants(SIGTERM);
-        s->escalated_at_s = cvy_clock_now_s();
+        s->escalated_at_s = now_s;
     }
 }
 
@@ -144,19 +142,33 @@ typedef struct rank_watch {
     double alone_since_s, broken_since_s;
 } rank_watch;
 
-static int is_hanging(rank_watch *watch, pid_t mpirun, double now_s)
+/* Only ranks count: what else mpirun starts, like ssh to other hosts, comes and goes. */
+static int is_hanging(rank_watch *watch, const supervisor *s, pid_t mpirun, double now_s)
 {
-    const int n = launch_count_children(mpirun);
+    int n_ever = 0;
+    const int n = launch_count_children(mpirun, s->program_name, &n_ever);
 
     if (n < 0) return 0;
-    if (n > watch->n_most) watch->n_most = n;
+    if (n_ever > watch->n_most) watch->n_most = n_ever;
     if (watch->n_most == 0) return 0;
     if (n > 0) watch->alone_since_s = now_s;
     if (n == watch->n_most) watch->broken_since_s = now_s;
     return now_s - watch->alone_since_s > LINGER_S || now_s - watch->broken_since_s > BROKEN_S;
 }
 
-static void wait_for_child(supervisor *s, pid_t child, ending *out)
+/* Ranks that a dead mpirun left behind came to this process as its children. */
+static void end_orphans(void)
+{
+    const cvy_deadline deadline = cvy_deadline_in_s(END_S);
+
+    while (launch_signal_descendants(SIGKILL) > 0 && !cvy_deadline_is_past(deadline)) {
+        launch_reap();
+        cvy_clock_sleep_s(0.01);
+    }
+    launch_reap();
+}
+
+static void wait_for_child(supervisor *s, pid_t child, launch_ending *out)
 {
     const struct timespec nap = {.tv_nsec = (long)(LOOK_S * 1e9)};
     rank_watch watch = {.alone_since_s = cvy_clock_now_s(), .broken_since_s = cvy_clock_now_s()};
@@ -167,25 +179,22 @@ static void wait_for_child(supervisor *s, pid_t child, ending *out)
         if (waitpid(child, &out->wait_status, WNOHANG) == child) break;
         const double now_s = cvy_clock_now_s();
         const int is_overdue = s->escalated_at_s > 0 && now_s - s->escalated_at_s > ESCALATE_S;
-        if (!is_overdue && !(s->options->workers > 0 && is_hanging(&watch, child, now_s))) continue;
+        const int is_stuck = s->options->workers > 0 && is_hanging(&watch, s, child, now_s);
+        if (!is_overdue && !is_stuck) continue;
         out->was_killed = 1;
         (void)launch_signal_descendants(SIGKILL);
         while (waitpid(child, &out->wait_status, 0) < 0 && errno == EINTR) {}
         break;
     }
-    /* Ranks that a dead mpirun left behind came to this process as its children. */
-    while (launch_signal_descendants(SIGKILL) > 0) {
-        launch_reap();
-        cvy_clock_sleep_s(0.01);
-    }
-    launch_reap();
+    out->has_begun = s->options->workers == 0 || watch.n_most > 0;
+    end_orphans();
 }
 
-static cvy_status run_once(supervisor *s, ending *out)
+static cvy_status run_once(supervisor *s, launch_ending *out)
 {
     const pid_t parent = getpid();
 
-    *out = (ending){.was_killed = 0};
+    *out = (launch_ending){.was_killed = 0};
     CVY_RETURN_IF_ERR(set_environment(s));
     CVY_RETURN_IF_ERR(make_argv(s));
     const pid_t child = fork();
@@ -201,44 +210,23 @@ static cvy_status run_once(supervisor *s, ending *out)
     return CVY_OK;
 }
 
-static void describe(const ending *end, char *out, size_t out_size)
-{
-    const int status = end->wait_status;
-
-    if (end->outcome.kind == LAUNCH_OUTCOME_FAILED) {
-        snprintf(out, out_size, "%s at step %lld", cvy_status_text(end->outcome.status),
-                 (long long)end->outcome.step);
-    } else if (end->was_killed) {
-        snprintf(out, out_size, "a rank died and the rest hung");
-    } else if (WIFSIGNALED(status)) {
-        snprintf(out, out_size, "signal %d (%s)", WTERMSIG(status), strsignal(WTERMSIG(status)));
-    } else if (WEXITSTATUS(status) > 128) {
-        snprintf(out, out_size, "a rank died of signal %d (%s)", WEXITSTATUS(status) - 128,
-                 strsignal(WEXITSTATUS(status) - 128));
-    } else {
-        snprintf(out, out_size, "exit code %d without a word of rank 0", WEXITSTATUS(status));
-    }
-}
-
-/* The exit code to end with, or -1: start again. */
-static int judge(const supervisor *s, const ending *end)
-{
-    const int code = WIFEXITED(end->wait_status) ? WEXITSTATUS(end->wait_status) : -1;
-
-    if (end->outcome.kind == LAUNCH_OUTCOME_FINISHED) return 0;
-    if (end->outcome.kind == LAUNCH_OUTCOME_STOPPED || s->n_stops > 0) return 75;
-    if (end->outcome.kind == LAUNCH_OUTCOME_FAILED) {
-        const int failed = cvy_status_exit_code(end->outcome.status);
-        return is_final(failed) || s->options->run_folder == NULL ? failed : -1;
-    }
-    if (is_final(code)) return code;
-    return s->options->run_folder == NULL ? cvy_status_exit_code(CVY_ERR_PEER_LOST) : -1;
-}
-
 static int64_t newest_step(const supervisor *s)
 {
     const char *run = s->options->run_folder;
     return run != NULL ? coordinator_checkpoints_newest_step(run) : -1;
+}
+
+/* A failure that no rank could tell of is told here. */
+static void say_end(const launch_ending *ending, int code, const char *how)
+{
+    if (code == 0 || ending->outcome.kind != LAUNCH_OUTCOME_NONE) return;
+    if (!ending->has_begun)
+        cvy_log_error(
+            "%s: too few slots, a host that cannot be reached, or words it does not know in "
+            "--mpirun-args",
+            how);
+    else if (code == cvy_status_exit_code(CVY_ERR_PEER_LOST))
+        cvy_log_error("the launch ended: %s", how);
 }
 
 static int run_to_end(supervisor *s)
@@ -247,17 +235,21 @@ static int run_to_end(supervisor *s)
     int n_vain = 0; /* restarts in a row without a newer checkpoint */
 
     for (s->attempt = 1;; s->attempt++) {
-        ending end;
+        launch_ending ending;
         char how[160];
-        const cvy_status status = run_once(s, &end);
+        const cvy_status status = run_once(s, &ending);
         if (status != CVY_OK) return cvy_status_exit_code(status);
-        const int code = judge(s, &end);
-        if (code >= 0) return code;
+        const int code = launch_ending_judge(&ending, s->n_stops > 0,
+                                             s->options->run_folder != NULL);
+        launch_ending_describe(&ending, how, sizeof how);
+        if (code != LAUNCH_AGAIN) {
+            say_end(&ending, code, how);
+            return code;
+        }
 
         const int64_t step = newest_step(s);
         n_vain = step > known_step ? 1 : n_vain + 1;
         known_step = step > known_step ? step : known_step;
-        describe(&end, how, sizeof how);
         if (n_vain > s->options->max_restarts) {
             cvy_log_error("launch %d ended: %s; %d restarts brought no checkpoint after step %lld: "
                           "giving up",
@@ -282,6 +274,7 @@ static cvy_status open_supervisor(supervisor *s)
     path[n] = 0;
     s->program = cvy_strdup(path);
     if (s->program == NULL) return CVY_FAIL(CVY_ERR_NO_MEMORY, "path of this program");
+    launch_process_name(s->program, s->program_name);
     CVY_RETURN_IF_ERR(open_outcome(s));
     sigemptyset(&s->watched);
     sigaddset(&s->watched, SIGTERM);

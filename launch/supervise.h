@@ -8,16 +8,16 @@
  * pass stop signals on, and start it again from the newest checkpoint when it dies.
  *
  * - SIGTERM, SIGINT and SIGUSR1 are passed on as SIGUSR1 to mpirun (which hands it to every rank)
- * or to the child; a second one escalates: SIGTERM, then SIGKILL after 2 s. The child runs in a
- *   process group of its own, so that a terminal's ^C reaches the supervisor alone.
- * - How a launch ended is told by its outcome file (launch/outcome.h) and exit status: finished ->
- * 0; stopped on request -> 75, not restarted; a status that a restart cannot cure (64, 65, 66, 69,
- * 70, 71, 73, 76, 77, 78) -> that; everything else (a signal, 75, 74, mpirun's own codes) ->
- * restart from the newest checkpoint.
+ *   or to the child; signals within 0.3 s are one request; a second request escalates: SIGTERM,
+ * then SIGKILL after 2 s. The child runs in a process group of its own, so that a terminal's ^C
+ * reaches the supervisor alone.
+ * - How a launch ended is told by its outcome file and its exit status; what follows from them is
+ *   launch_ending_judge()'s to say (launch/outcome.h).
  * - After max_restarts restarts in a row without a newer checkpoint: 70, with one line a death:
  *   attempt, how it ended, newest step.
- * - When all ranks that are children of mpirun have gone while mpirun lingers for more than 1 s, or
- *   some rank has died and others are still there 3 s later, the whole tree is killed.
+ * - When all ranks that are children of mpirun (processes of this program's name) have gone while
+ *   mpirun lingers for more than 1 s, or some rank has died and others are still there 3 s later,
+ *   the whole tree is killed.
  * - At its own death (SIGKILL) nothing is left behind: the child has PR_SET_PDEATHSIG SIGTERM, and
  *   a rank whose coordinator or launcher is gone leaves.
  */

@@ -10,13 +10,9 @@
  * its figures have the same bits.
  */
 
-typedef struct evaluate_plan {
-    int64_t n_records, minibatch, n_workers, worker;
-} evaluate_plan;
-
-static int64_t nth_evaluation(const void *arg, int64_t k, dataset_item *items)
+int64_t worker_nth_evaluation(const void *arg, int64_t k, dataset_item *items)
 {
-    const evaluate_plan *plan = arg;
+    const worker_evaluate_plan *plan = arg;
     const int64_t first = (k * plan->n_workers + plan->worker) * plan->minibatch;
     int64_t n = plan->n_records - first;
 
@@ -76,10 +72,10 @@ cvy_status worker_evaluate(worker *w, const comm_evaluate *command)
     worker_enter(w, COMM_PHASE_EVALUATE);
     if (w->eval_net == NULL)
         return CVY_FAIL(CVY_ERR_INTERNAL, "told to evaluate a job without a validation set");
-    const evaluate_plan plan = {.n_records = w->parts->n_val,
-                                .minibatch = nn_graph_minibatch(w->parts->eval_graph),
-                                .n_workers = comm_size(w->workers),
-                                .worker = comm_rank(w->workers)};
+    const worker_evaluate_plan plan = {.n_records = w->parts->n_val,
+                                       .minibatch = nn_graph_minibatch(w->parts->eval_graph),
+                                       .n_workers = comm_size(w->workers),
+                                       .worker = comm_rank(w->workers)};
     const dataset_loader_options options = {.minibatch = plan.minibatch,
                                             .n_threads = worker_loader_threads(w),
                                             .read_ahead = (int)w->job->data.read_ahead,
@@ -90,7 +86,7 @@ cvy_status worker_evaluate(worker *w, const comm_evaluate *command)
     if (results == NULL) return CVY_FAIL(CVY_ERR_NO_MEMORY, "results of one minibatch");
     CVY_GOTO_IF_ERR(done, status,
                     dataset_loader_create(w->parts->val_store, w->parts->val_pipeline, &options,
-                                          nth_evaluation, &plan, &loader));
+                                          worker_nth_evaluation, &plan, &loader));
     CVY_GOTO_IF_ERR(done, status, run_batches(w, loader, results, &evaluated.n_results));
     if (w->is_paused) evaluated.status = CVY_ERR_STOPPED;
     evaluated.seconds = cvy_clock_now_s() - start_s;

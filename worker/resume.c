@@ -114,7 +114,7 @@ static cvy_status share_states(worker *w, const comm_resume *command, float *con
 cvy_status worker_resume(worker *w, const comm_resume *command)
 {
     cvy_status status = CVY_OK;
-    const cvy_deadline deadline = cvy_deadline_in_s(w->job->deadline.start_s);
+    const cvy_deadline deadline = worker_deadline(w->job->deadline.start_s);
     const size_t n = (size_t)w->params->n_elems;
     float *host = NULL, *flat[NN_OPTIMIZER_MAX_STATES] = {NULL};
 
@@ -138,6 +138,9 @@ cvy_status worker_resume(worker *w, const comm_resume *command)
     status = comm_send(w->world, 0, COMM_READY, NULL, 0);
 
 done:
+    /* A wait that was broken off may leave transfers open into these: they stay, the process goes.
+     */
+    if (status == CVY_ERR_PEER_LOST || status == CVY_ERR_STOPPED) return status;
     for (int i = 0; i < NN_OPTIMIZER_MAX_STATES; i++) cvy_free(flat[i]);
     cvy_free(host);
     return status;

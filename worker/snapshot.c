@@ -118,7 +118,7 @@ static cvy_status start_writer(worker_snapshot *snapshot)
 cvy_status worker_save(worker *w, const comm_save *command)
 {
     const double start_s = cvy_clock_now_s();
-    const cvy_deadline deadline = cvy_deadline_in_s(w->job->deadline.save_s);
+    const cvy_deadline deadline = worker_deadline(w->job->deadline.save_s);
 
     worker_enter(w, COMM_PHASE_SNAPSHOT);
     (void)cvy_fault_at("save.snapshot", w->step, NULL);
@@ -142,6 +142,11 @@ cvy_status worker_save(worker *w, const comm_save *command)
     snprintf(snapshot->folder, sizeof snapshot->folder, "%s", command->folder);
     snapshot->saved = (comm_saved){.step = w->step, .snapshot_s = cvy_clock_now_s() - start_s};
     return start_writer(snapshot);
+}
+
+int worker_snapshot_is_writing(const worker_snapshot *snapshot)
+{
+    return snapshot->is_writing && !atomic_load(&snapshot->is_done);
 }
 
 cvy_status worker_snapshot_attend(worker *w)

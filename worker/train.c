@@ -16,7 +16,7 @@
 /* What all workers must know of each other before the update; maxima over workers. */
 enum { FLAG_SKIP, FLAG_PAUSE, FLAG_HASH, FLAG_HASH_INVERSE, N_FLAGS };
 
-static int64_t nth_training(const void *arg, int64_t k, dataset_item *items)
+int64_t worker_nth_training(const void *arg, int64_t k, dataset_item *items)
 {
     const worker_train_plan *plan = arg;
     const int64_t step = plan->start_step + k / plan->n_replicas;
@@ -58,7 +58,7 @@ static cvy_status open_loader(worker *w)
         .steps_per_epoch = w->parts->steps_per_epoch,
     };
     return dataset_loader_create(w->parts->train_store, w->parts->train_pipeline, &options,
-                                 nth_training, &w->plan, &w->loader);
+                                 worker_nth_training, &w->plan, &w->loader);
 }
 
 static cvy_status on_ready(void *arg, int64_t from_offset)
@@ -237,6 +237,7 @@ static void tally_step(worker *w, int is_skipped)
     const float *tail = w->weights + w->params->tail_offset;
 
     w->tally.n_steps++;
+    w->tally.n_skipped += is_skipped;
     if (is_skipped) return;
     w->tally.loss += tail[NN_TAIL_LOSS];
     w->tally.n_top1 += tail[NN_TAIL_TOP1];
@@ -252,13 +253,14 @@ static cvy_status tell_metrics(worker *w)
     cvy_alloc_counts allocations;
 
     if (worker_is_lead(w) && tally->n_steps > 0) {
-        const double n_samples = (double)(tally->n_steps * w->parts->global_batch);
+        const int64_t n_counted = (tally->n_steps - tally->n_skipped) * w->parts->global_batch;
         comm_reducer_figures(w->reducer, &bytes, &wait_s);
         cvy_alloc_count(&allocations);
         const comm_metrics metrics = {.step = w->step,
                                       .n_steps = tally->n_steps,
                                       .n_samples = tally->n_steps * w->parts->global_batch,
-                                      .loss = tally->loss / n_samples,
+                                      .n_counted = n_counted,
+                                      .loss = tally->loss / (double)n_counted,
                                       .n_top1 = tally->n_top1,
                                       .n_top5 = tally->n_top5,
                                       .lr = nn_schedule_lr(w->parts->schedule, w->step - 1),

@@ -28,12 +28,17 @@ double worker_silence_s(const worker *w)
     return by_steps > 10 ? by_steps : 10;
 }
 
+cvy_deadline worker_deadline(double limit_s)
+{
+    return cvy_deadline_in_s(limit_s + COORDINATOR_FIRST_S);
+}
+
 cvy_deadline worker_step_deadline(const worker *w)
 {
     /* Until the first step is done the others may still be setting up. */
     const double start_s = w->first_step_s > 0 ? 0 : w->job->deadline.start_s;
     const double silence_s = worker_silence_s(w);
-    return cvy_deadline_in_s((start_s > silence_s ? start_s : silence_s) + COORDINATOR_FIRST_S);
+    return worker_deadline(start_s > silence_s ? start_s : silence_s);
 }
 
 void worker_enter(worker *w, comm_phase phase)
@@ -383,9 +388,9 @@ cvy_status worker_run(const worker_options *options, int *out_is_clean)
     /* Setting up may fail on one rank alone: agree, so that all leave together. */
     status = open_nets(w);
     if (status == CVY_OK) {
-        status = comm_agree(w->workers, CVY_OK, cvy_deadline_in_s(w->job->deadline.start_s));
+        status = comm_agree(w->workers, CVY_OK, worker_deadline(w->job->deadline.start_s));
     } else {
-        (void)comm_agree(w->workers, status, cvy_deadline_in_s(w->job->deadline.start_s));
+        (void)comm_agree(w->workers, status, worker_deadline(w->job->deadline.start_s));
     }
     if (status == CVY_OK) status = open_buffers(w);
     if (status == CVY_OK) status = say_hello(w);
@@ -394,8 +399,10 @@ cvy_status worker_run(const worker_options *options, int *out_is_clean)
         status = serve(w);
     }
     /* A STOP at rest leaves nothing open. One in the middle of a command, a lost peer or a failure
-     * may leave transfers open into these buffers: then they stay, and the process must go. */
-    *out_is_clean = w->is_stopped && w->pulse.beat.phase == COMM_PHASE_IDLE;
+     * may leave transfers open into these buffers: then they stay, and the process must go. So it
+     * must while a checkpoint is being written, whose disk may hang. */
+    *out_is_clean = w->is_stopped && w->pulse.beat.phase == COMM_PHASE_IDLE &&
+                    !(w->snapshot != NULL && worker_snapshot_is_writing(w->snapshot));
     if (w->is_stopped)
         status = w->stop_status;
     else if (status != CVY_ERR_PEER_LOST)

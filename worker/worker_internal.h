@@ -15,16 +15,24 @@
 
 typedef struct worker_snapshot worker_snapshot;
 
-/** Which minibatch comes k-th: of training, steps x carried replicas. */
+/** Which minibatch comes k-th, as dataset_plan functions. In training: of the carried replicas,
+ * step by step. */
 typedef struct worker_train_plan {
     dataset_sampler sampler;
     int64_t start_step, first_replica, n_replicas;
     int64_t minibatch, global_batch, steps_per_epoch;
 } worker_train_plan;
+int64_t worker_nth_training(const void *plan, int64_t k, dataset_item *items);
+
+/** In an evaluation: every n_workers-th minibatch of the records in their order. */
+typedef struct worker_evaluate_plan {
+    int64_t n_records, minibatch, n_workers, worker;
+} worker_evaluate_plan;
+int64_t worker_nth_evaluation(const void *plan, int64_t k, dataset_item *items);
 
 /** Sums since the last METRICS message. */
 typedef struct worker_tally {
-    int64_t n_steps;
+    int64_t n_steps, n_skipped;
     double loss, n_top1, n_top5;
     double since_s, data_wait_s, compute_s, reduce_s, update_s;
 } worker_tally;
@@ -85,9 +93,11 @@ void worker_enter(worker *w, comm_phase phase);
 cvy_status worker_next_batch(worker *w, dataset_loader *loader, dataset_batch *out);
 /** Tell the coordinator of bad records that a loader met. */
 cvy_status worker_tell_bad_records(worker *w, dataset_loader *loader, int is_val);
-/** Deadline of a wait on other workers: longer than the coordinator's, who speaks first. */
-cvy_deadline worker_step_deadline(const worker *w);
-double worker_silence_s(const worker *w); /* configured or automatic step deadline */
+/** Deadline of a wait on other workers, for which the coordinator's is limit_s: a little later, so
+ *  that the coordinator speaks first and names the silent one. */
+cvy_deadline worker_deadline(double limit_s);
+cvy_deadline worker_step_deadline(const worker *w); /* in a step */
+double worker_silence_s(const worker *w);           /* configured or automatic step deadline */
 int worker_is_lead(const worker *w);
 int worker_loader_threads(const worker *w);
 /** Do all workers hold the same weights? CVY_ERR_NUMERIC, naming the minority, if not. Collective
@@ -102,6 +112,8 @@ cvy_status worker_snapshot_create(const nn_params *params, int n_states,
                                   const char *const *state_names, worker_snapshot **out);
 void worker_snapshot_destroy(worker_snapshot **snapshot);    /* waits for a write in progress */
 cvy_status worker_save(worker *w, const comm_save *command); /* collective over the workers */
+/** Whether files are being written at this moment. */
+int worker_snapshot_is_writing(const worker_snapshot *snapshot);
 /** Send SAVED when the background write is done. */
 cvy_status worker_snapshot_attend(worker *w);
 /** Load a checkpoint, or make initial weights; collective over the workers. */

@@ -119,6 +119,7 @@ static comm_metrics metrics_at(int64_t step)
     return (comm_metrics){.step = step,
                           .n_steps = 10,
                           .n_samples = 1280,
+                          .n_counted = 1280,
                           .loss = 0.41234,
                           .n_top1 = 1089,
                           .seconds = 1.0};

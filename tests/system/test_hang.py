@@ -46,6 +46,17 @@ def faulty_phase(fault, folder, expected):
     say(fault + ": named, started again, same bits")
 
 
+def hung_disk(workers, folder, expected):
+    """A file system that hangs in a save has the save's deadline, and the job goes on after it."""
+    process = start_train(workers=workers, sets=["run=" + folder],
+                          env={"CONVOY_FAULT": "save.write:step=50:attempt=1=hang"})
+    check(wait(process, 90) == 0, "it did not end well:\n" + open("train.log").read())
+    check("the checkpoint of step 50 is not written after" in open("train.log").read(),
+          "the hung save was not named:\n" + open("train.log").read())
+    check(state_hash(folder) == expected, "other bits after a hung save")
+    say("save.write on %d workers: named, started again, same bits" % workers)
+
+
 def main():
     start()
     make_dataset("train.lmdb", 700)
@@ -57,6 +68,8 @@ def main():
     expected = state_hash("whole")
     for rank in (2, 1, 0):
         stopped_rank(rank, "run-%d" % rank, expected)
+    for workers in (2, 0):
+        hung_disk(workers, "disk-%d" % workers, expected)
     for phase in sys.argv[1:]:
         step = "" if phase == "evaluate" else ":step=40"
         faulty_phase("%s:rank=2%s:attempt=1=hang" % (phase, step), "run-" + phase, expected)

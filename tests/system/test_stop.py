@@ -5,21 +5,25 @@ lost; the job that goes on ends in the bits of one that was never stopped."""
 import signal
 import time
 
-from convoy_system import (check, hit, lines, make_dataset, mpirun_of, newest_checkpoint, say, start,
-                           start_train, state_hash, train, wait, wait_for_ranks, wait_for_step,
-                           write_job)
+from convoy_system import (check, descendants, hit, lines, make_dataset, mpirun_of,
+                           newest_checkpoint, say, start, start_train, state_hash, train, wait,
+                           wait_for_ranks, wait_for_step, write_job)
 
+# "all": Slurm, systemd and docker signal every process of a job; it is one request nevertheless.
 SIGNALS = [("supervisor", signal.SIGTERM), ("mpirun", signal.SIGTERM), (0, signal.SIGTERM),
-           (1, signal.SIGUSR1), (2, signal.SIGTERM), ("supervisor", signal.SIGINT)]
+           (1, signal.SIGUSR1), (2, signal.SIGTERM), ("supervisor", signal.SIGINT),
+           ("all", signal.SIGTERM)]
 
 
-def stop_once(target, number, folder):
-    process = start_train(workers=2, sets=["run=" + folder])
-    found = wait_for_ranks(process, 3)
+def stop_once(target, number, folder, workers=2):
+    process = start_train(workers=workers, sets=["run=" + folder])
+    found = wait_for_ranks(process, workers + 1) if workers else {}
     wait_for_step(20, folder, process=process)
     pids = dict(found, supervisor=process.pid, mpirun=mpirun_of(process.pid))
+    everyone = descendants(process.pid) | {process.pid}
     begin = time.monotonic()
-    check(hit(pids[target], number), "the job had ended before the signal")
+    for pid in everyone if target == "all" else [pids[target]]:
+        check(hit(pid, number), "the job had ended before the signal")
     code = wait(process, 30)
     took = time.monotonic() - begin
     check(code == 75, "signal %d to %s: exit %d\n%s" % (number, target, code, open("train.log").read()))
@@ -66,6 +70,8 @@ def main():
         resumed = [e for e in lines(folder + "/events.jsonl") if e["event"] == "resumed"]
         check(resumed and resumed[0]["step"] == step, "steps were lost")
         say("signal %d to %s: exit 75 after %.2f s at step %d, same bits" % (number, target, took, step))
+    step, took = stop_once("all", signal.SIGTERM, "alone", workers=0)
+    say("signal to both processes of a job without mpirun: exit 75 after %.2f s at step %d" % (took, step))
     second_signal("second")
 
 
