@@ -29,6 +29,10 @@ typedef struct log_state {
 
 static atomic_int log_level = CVY_LOG_INFO;
 static pthread_mutex_t log_lock = PTHREAD_MUTEX_INITIALIZER;
+/* Held for reading while a line is handed out, for writing while its receivers change: what a sink
+ * or a copy needs may be freed once it was replaced. Readers do not shut each other out, so a sink
+ * may log. */
+static pthread_rwlock_t receivers_lock = PTHREAD_RWLOCK_INITIALIZER;
 static log_state log_now = {.rank = -1, .copy_fd = -1};
 static _Thread_local int n_softened;
 static _Thread_local char *caught; /* of cvy_log_catch(); NULL: off */
@@ -56,17 +60,21 @@ cvy_status cvy_log_level_from_text(const char *text, cvy_log_level *out)
 
 void cvy_log_copy_to(int fd)
 {
+    pthread_rwlock_wrlock(&receivers_lock);
     pthread_mutex_lock(&log_lock);
     log_now.copy_fd = fd;
     pthread_mutex_unlock(&log_lock);
+    pthread_rwlock_unlock(&receivers_lock);
 }
 
 void cvy_log_set_sink(cvy_log_sink sink, void *arg)
 {
+    pthread_rwlock_wrlock(&receivers_lock);
     pthread_mutex_lock(&log_lock);
     log_now.sink = sink;
     log_now.sink_arg = arg;
     pthread_mutex_unlock(&log_lock);
+    pthread_rwlock_unlock(&receivers_lock);
 }
 
 void cvy_log_soften(int delta)
@@ -196,15 +204,18 @@ void cvy_log_write(cvy_log_level level, const char *folder, const char *format, 
     if (n_chars >= MESSAGE_BYTES) memcpy(message + MESSAGE_BYTES - 4, "...", 4);
     make_one_line(message, strlen(message));
 
+    pthread_rwlock_rdlock(&receivers_lock);
     pthread_mutex_lock(&log_lock);
     const log_state state = log_now;
     pthread_mutex_unlock(&log_lock);
-    /* Outside the lock: a slow terminal must not hold up other threads, and a sink may log. */
+    /* Outside the state's lock: a slow terminal must not hold up other threads, and a sink may log.
+     */
     if (state.sink != NULL) state.sink(state.sink_arg, level, folder, message);
     if (state.sink == NULL || state.copy_fd >= 0) {
         const size_t size_bytes = format_line(&state, level, folder, message, line);
         if (state.sink == NULL) write_line(STDERR_FILENO, line, size_bytes);
         if (state.copy_fd >= 0) write_line(state.copy_fd, line, size_bytes);
     }
+    pthread_rwlock_unlock(&receivers_lock);
     errno = errno_before;
 }

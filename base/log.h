@@ -30,15 +30,16 @@ void cvy_log_open(cvy_log_level level, int rank);
 cvy_status cvy_log_level_from_text(const char *text, cvy_log_level *out);
 
 /** Also append every line to this file (the run folder's convoy.log); -1 for none. The descriptor
- *  is borrowed. */
+ *  is borrowed until the next call, which waits for lines that are being written. */
 void cvy_log_copy_to(int fd);
 
 /** What a sink gets: one message, without the prefix. */
 typedef void (*cvy_log_sink)(void *arg, cvy_log_level level, const char *folder,
                              const char *message);
 
-/** Divert lines to a function instead of stderr (tests, the live line of a terminal); NULL ends
- *  it. */
+/** Divert lines to a function instead of stderr (tests, the live line of a terminal); NULL ends it.
+ *  Returns when no thread is inside the old one any more: what it used may then be freed. A sink
+ * may log; it must not call this or cvy_log_copy_to(). */
 void cvy_log_set_sink(cvy_log_sink sink, void *arg);
 
 /** Write one line to stderr alone, past sink, file and level: for a sink that only surrounds what
