@@ -5,24 +5,37 @@
 
 #if defined(__GNUC__)
 #define CVY_PRINTF(format_idx, args_idx) __attribute__((format(printf, format_idx, args_idx)))
-#define CVY_NORETURN __attribute__((noreturn))
-#define CVY_NODISCARD __attribute__((warn_unused_result))
-#define CVY_LIKELY(x) __builtin_expect(!!(x), 1)
-#define CVY_UNLIKELY(x) __builtin_expect(!!(x), 0)
+#define CVY_NORETURN                     __attribute__((noreturn))
+#define CVY_NODISCARD                    __attribute__((warn_unused_result))
+#define CVY_LIKELY(x)                    __builtin_expect(!!(x), 1)
+#define CVY_UNLIKELY(x)                  __builtin_expect(!!(x), 0)
 #else
 #define CVY_PRINTF(format_idx, args_idx)
 #define CVY_NORETURN
 #define CVY_NODISCARD
-#define CVY_LIKELY(x) (x)
+#define CVY_LIKELY(x)   (x)
 #define CVY_UNLIKELY(x) (x)
 #endif
 
 /** Makes a typedef of float a vector of so many bytes: typedef float lanes CVY_VECTOR(32); without
- *  support it stays one float. */
+ *  support it stays one float. The loose one may lie at any float and alias other types. */
 #if defined(__GNUC__)
-#define CVY_VECTOR(size_bytes) __attribute__((vector_size(size_bytes)))
+#define CVY_VECTOR(size_bytes)       __attribute__((vector_size(size_bytes)))
+#define CVY_VECTOR_LOOSE(size_bytes) __attribute__((vector_size(size_bytes), aligned(4), may_alias))
 #else
 #define CVY_VECTOR(size_bytes)
+#define CVY_VECTOR_LOOSE(size_bytes)
+#endif
+
+/** A function whose body the caller gets whatever its size, so that constant arguments unroll its
+ *  loops; and a loop of constant count that is laid out flat. */
+#if defined(__GNUC__)
+#define CVY_INLINE_ALWAYS static inline __attribute__((always_inline))
+#define CVY_UNROLL(n)     CVY_PRAGMA(GCC unroll n)
+#define CVY_PRAGMA(text)  _Pragma(#text)
+#else
+#define CVY_INLINE_ALWAYS static inline
+#define CVY_UNROLL(n)
 #endif
 
 /** Tells the processor that this is a loop that waits for another thread's store. */

@@ -29,6 +29,7 @@ typedef struct nn_layer_plan {
     int n_params;
     nn_param_decl params[NN_LAYER_MAX_PARAMS];
     size_t saved_bytes;    /* kept from forward to backward: masks, batch statistics */
+    int saved_per_output;  /* and so many 4-byte numbers for each element of y, laid out as y */
     unsigned needs;        /* NN_NEEDS_... in backward */
     int can_run_in_place;  /* y may be the memory of x[0] (and dx[0] that of dy) */
     int is_loss;           /* fills the outcome; y is (n) per-sample losses */

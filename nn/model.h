@@ -13,18 +13,18 @@
  * defaults are named as torchvision names them where it has the model.
  */
 typedef struct nn_model_options {
-    const char *arch;          /* "resnet18" */
+    const char *arch; /* "resnet18" */
     int64_t classes;
     double label_smoothing;
-    double dropout;            /* before the last dense layer; 0: as published */
-    int zero_init_residual;    /* last batch norm of each residual branch starts at 0 */
-    const cvy_node *net;       /* layers instead of an arch */
+    double dropout;         /* before the last dense layer; 0: as published */
+    int zero_init_residual; /* last batch norm of each residual branch starts at 0 */
+    const cvy_node *net;    /* layers instead of an arch */
 } nn_model_options;
 extern const cvy_config_table nn_model_table;
 
 typedef struct nn_model_arch {
     const char *name;
-    const char *help;      /* source, one line */
+    const char *help;                /* source, one line */
     int64_t channels, height, width; /* the published input */
 } nn_model_arch;
 

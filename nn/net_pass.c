@@ -209,6 +209,19 @@ static cvy_status write_tail(const net_pass *pass)
     return net->backend->ops->sync(net->backend); /* tail lies on this stack */
 }
 
+static cvy_status take_images(const net_pass *pass, const nn_shape *shape)
+{
+    nn_net *net = pass->net;
+    const nn_backend_ops *ops = net->backend->ops;
+    const size_t size_bytes = (size_t)nn_shape_n_elems(shape) * sizeof(float);
+    float *staging = nn_net_block(net, net->plan->images_staging);
+    float *images = nn_net_block(net, net->plan->value[0]);
+
+    if (staging == NULL) return ops->copy_in(net->backend, images, pass->batch->images, size_bytes);
+    CVY_RETURN_IF_ERR(ops->copy_in(net->backend, staging, pass->batch->images, size_bytes));
+    return ops->pack(net->backend, shape, staging, images, 0);
+}
+
 cvy_status nn_net_forward(nn_net *net, const nn_batch *batch, const float *weights, float *grads)
 {
     const net_pass pass = {.net = net, .batch = batch, .weights = weights, .grads = grads};
@@ -216,9 +229,7 @@ cvy_status nn_net_forward(nn_net *net, const nn_batch *batch, const float *weigh
 
     net->forward_n = 0;
     CVY_RETURN_IF_ERR(check_forward(&pass));
-    CVY_RETURN_IF_ERR(net->backend->ops->copy_in(
-        net->backend, nn_net_block(net, net->plan->value[0]), batch->images,
-        (size_t)nn_shape_n_elems(&input) * sizeof(float)));
+    CVY_RETURN_IF_ERR(take_images(&pass, &input));
     for (int i = 0; i < net->plan->n_layers; i++) {
         nn_layer_time *spent = &net->times[i];
         if (i == net->loss_idx && batch->labels == NULL) continue;

@@ -17,7 +17,8 @@ typedef struct nn_optimizer_ops {
     const char *help;
     const cvy_config_table *options; /* tag_key "type" */
     int n_states;
-    const char *state_name[NN_OPTIMIZER_MAX_STATES]; /* as PyTorch's state dict: "momentum_buffer" */
+    const char
+        *state_name[NN_OPTIMIZER_MAX_STATES]; /* as PyTorch's state dict: "momentum_buffer" */
     /** Update n weights of one parameter. All arrays start at the same element. */
     cvy_status (*update)(nn_backend *backend, const void *options, nn_param_kind kind, double lr,
                          int64_t step, double grad_scale, int64_t n, const float *grad,
@@ -37,9 +38,9 @@ const nn_optimizer_ops *nn_optimizer_at(int idx);
 /** What one update needs besides the arrays. */
 typedef struct nn_update {
     double lr;
-    int64_t step;          /* of this update, from 0 */
-    double grad_scale;     /* 1 / samples of the global batch */
-    double stat_scale;     /* 1 / replicas */
+    int64_t step;      /* of this update, from 0 */
+    double grad_scale; /* 1 / samples of the global batch */
+    double stat_scale; /* 1 / replicas */
 } nn_update;
 
 /**

@@ -103,7 +103,20 @@ static size_t value_bytes(const planning *planner, nn_value value)
 {
     const nn_shape shape = nn_graph_shape(planner->graph, value);
 
-    return (size_t)nn_shape_n_elems(&shape) * sizeof(float);
+    return (size_t)planner->backend->ops->activation_elems(planner->backend, &shape) *
+           sizeof(float);
+}
+
+/* Whether two values lie in memory the same way: of one shape, or both dense. */
+static int lie_alike(const planning *planner, nn_value a, nn_value b)
+{
+    const nn_shape shape_a = nn_graph_shape(planner->graph, a);
+    const nn_shape shape_b = nn_graph_shape(planner->graph, b);
+    nn_backend *backend = planner->backend;
+
+    if (nn_shape_equal(&shape_a, &shape_b)) return 1;
+    return value_bytes(planner, a) == value_bytes(planner, b) &&
+           backend->ops->is_dense(backend, &shape_a) && backend->ops->is_dense(backend, &shape_b);
 }
 
 static int is_read_backward(const planning *planner, int layer_idx, unsigned what)
@@ -155,7 +168,7 @@ static void add_values(planning *planner, const int *last_read)
         const nn_value x = layer->input[0], y = layer->output;
         const int last = last_read[y] > i ? last_read[y] : i;
         if (layer->plan.can_run_in_place && last_read[x] == i && reads_once(layer, x) &&
-            value_bytes(planner, x) == value_bytes(planner, y)) {
+            lie_alike(planner, x, y)) {
             plan->value[y] = plan->value[x];
             live_until(plan, plan->value[y], last);
         } else {
@@ -178,7 +191,7 @@ static void add_grads(planning *planner)
         const int last = nn_plan_backward_tick(plan, v > 0 ? v - 1 : 0);
         const int dy = plan->grad[layer->output];
         if (layer->plan.can_run_in_place && layer->input[0] == v && reads_once(layer, v) &&
-            dy != NN_NO_BLOCK && value_bytes(planner, v) == value_bytes(planner, layer->output)) {
+            dy != NN_NO_BLOCK && lie_alike(planner, v, layer->output)) {
             plan->grad[v] = dy;
             live_until(plan, dy, last);
         } else {
@@ -209,10 +222,30 @@ static void add_scratch(planning *planner)
         const size_t size_bytes = workspace_bytes(planner, layer);
         const int tick = nn_plan_backward_tick(plan, i);
         const int is_kept = plan->runs_backward[i];
-        plan->saved[i] = new_block(plan, layer->plan.saved_bytes, i, is_kept ? tick : i);
+        const size_t saved_bytes = layer->plan.saved_bytes + (size_t)layer->plan.saved_per_output *
+                                                                 value_bytes(planner, i + 1);
+        plan->saved[i] = new_block(plan, saved_bytes, i, is_kept ? tick : i);
         plan->forward_workspace[i] = new_block(plan, size_bytes, i, i);
         plan->backward_workspace[i] = new_block(plan, is_kept ? size_bytes : 0, tick, tick);
     }
+}
+
+/* Images and logits pass through a dense block where the backend lays them out otherwise. */
+static void add_staging(planning *planner)
+{
+    nn_plan *plan = planner->plan;
+    nn_backend *backend = planner->backend;
+    const nn_shape images = nn_graph_shape(planner->graph, 0);
+    const nn_shape logits = nn_graph_shape(planner->graph, nn_graph_logits(planner->graph));
+    const size_t images_bytes = backend->ops->is_dense(backend, &images)
+                                    ? 0
+                                    : (size_t)nn_shape_n_elems(&images) * sizeof(float);
+    const size_t logits_bytes = backend->ops->is_dense(backend, &logits)
+                                    ? 0
+                                    : (size_t)nn_shape_n_elems(&logits) * sizeof(float);
+
+    plan->images_staging = new_block(plan, images_bytes, 0, 0);
+    plan->logits_staging = new_block(plan, logits_bytes, 0, plan->n_ticks - 1);
 }
 
 /* --- Placing -------------------------------------------------------------------------------- */
@@ -292,7 +325,7 @@ static cvy_status alloc_plan(const nn_graph *graph, int is_inference, nn_plan **
     plan->n_layers = n_layers;
     plan->n_values = n_layers + 1;
     plan->n_ticks = is_inference ? n_layers : 2 * n_layers;
-    plan->blocks = cvy_alloc_zero(5 * n, sizeof *plan->blocks); /* at most one per table below */
+    plan->blocks = cvy_alloc_zero(5 * n + 2, sizeof *plan->blocks); /* tables below, staging */
     plan->value = table = cvy_alloc_zero(7 * n, sizeof *table);
     if (plan->blocks == NULL || table == NULL) {
         return CVY_FAIL(CVY_ERR_NO_MEMORY, "plan of a net");
@@ -320,6 +353,7 @@ static cvy_status make(planning *planner)
     add_values(planner, last_read);
     add_grads(planner);
     add_scratch(planner);
+    add_staging(planner);
     cvy_free(scratch);
     return place_blocks(plan);
 }

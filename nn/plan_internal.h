@@ -31,11 +31,12 @@ typedef struct nn_plan {
     int n_layers, n_values, n_ticks;
     int n_blocks;
     nn_plan_block *blocks;
-    int *value;              /* [n_values] */
-    int *grad;               /* [n_values] */
-    int *saved;              /* [n_layers] */
-    int *forward_workspace;  /* [n_layers] */
-    int *backward_workspace; /* [n_layers] */
+    int *value;                         /* [n_values] */
+    int *grad;                          /* [n_values] */
+    int *saved;                         /* [n_layers] */
+    int *forward_workspace;             /* [n_layers] */
+    int *backward_workspace;            /* [n_layers] */
+    int images_staging, logits_staging; /* dense, where the value itself is not */
     int *first_writer;  /* [n_values] layer that overwrites the gradient; others add; -1: none */
     int *runs_backward; /* [n_layers] whether the loss's gradient reaches it and is of use */
     int64_t arena_bytes;

@@ -145,7 +145,7 @@ float *nn_cpu_conv_side(const nn_cpu_conv_plan *plan, void *workspace, int threa
     return nn_cpu_conv_cols(plan, workspace, thread_idx) + plan->cols_floats;
 }
 
-size_t nn_cpu_conv2d_workspace_bytes(nn_backend *backend, const nn_conv2d_geom *geom)
+size_t nn_cpu_columns_workspace_bytes(nn_backend *backend, const nn_conv2d_geom *geom)
 {
     const nn_cpu_conv_plan plan = nn_cpu_conv_plan_of(geom);
 
