@@ -2,11 +2,13 @@
 #include "nn/backends/cpu/conv_gradient.h"
 #include "nn/backends/cpu/conv_sweep.h"
 #include "nn/backends/cpu/layout.h"
+#include "nn/backends/cpu/winograd.h"
 
 #include <string.h>
 
-/* Which kernel a convolution gets: sweeps over blocks of channels, or else the matrix products of
- * conv2d_columns.c on dense copies. */
+/* Which kernel a convolution gets, from its geometry without the number of images: Winograd's, or
+ * sweeps over blocks of channels, or else the matrix products of conv2d_columns.c on dense copies.
+ */
 
 /* --- Workspace -------------------------------------------------------------------------------- */
 
@@ -40,6 +42,22 @@ static int64_t filter_floats(const nn_backend *backend, const nn_conv2d_geom *ge
     return plan.total_floats + backend->n_threads * plan.scratch_floats;
 }
 
+static int64_t winograd_floats(const nn_backend *backend, const nn_conv2d_geom *geom)
+{
+    nn_winograd there, back;
+    nn_winograd_gradient plan;
+
+    nn_winograd_forward(geom, &there);
+    nn_winograd_backward(geom, &back);
+    nn_winograd_gradient_plan(geom, &plan);
+    const int64_t scratch = nn_cpu_most(nn_winograd_scratch_floats(&there),
+                                        nn_winograd_scratch_floats(&back));
+    const int64_t filter = nn_winograd_filter_floats(&there) + there.dst_blocks * NN_CPU_BLOCK;
+
+    return nn_cpu_most(filter + backend->n_threads * scratch,
+                       plan.total_floats + backend->n_threads * plan.scratch_floats);
+}
+
 /* Dense x and y, and what the columns need. */
 static int64_t columns_floats(nn_backend *backend, const nn_conv2d_geom *geom)
 {
@@ -57,6 +75,7 @@ size_t nn_cpu_conv2d_workspace_bytes(nn_backend *backend, const nn_conv2d_geom *
 {
     int64_t n = 0;
 
+    if (nn_winograd_fits(geom)) return (size_t)winograd_floats(backend, geom) * sizeof(float);
     if (nn_conv_sweep_fits(geom)) {
         n = nn_cpu_most(forward_floats(backend, geom), filter_floats(backend, geom));
     }
@@ -136,25 +155,58 @@ static cvy_status columns_backward_filter(nn_backend *backend, const nn_conv2d_g
 
 /* --- The slots -------------------------------------------------------------------------------- */
 
+/* bias: stored channels, as kernels read it; NULL stays NULL. */
+static const float *padded_bias(int64_t k, const float *bias, float *padded)
+{
+    if (bias == NULL) return NULL;
+    for (int64_t i = 0; i < nn_cpu_blocks(k) * NN_CPU_BLOCK; i++)
+        padded[i] = i < k ? bias[i] : 0.0f;
+    return padded;
+}
+
+static void winograd_forward(nn_backend *backend, const nn_conv2d_geom *geom, const float *x,
+                             const float *filter, const float *bias, float *y, float *workspace)
+{
+    nn_winograd wino;
+
+    nn_winograd_forward(geom, &wino);
+    float *const place = workspace + nn_winograd_filter_floats(&wino);
+    nn_winograd_filter(backend, &wino, filter, geom->c * 9, 9, 0, workspace);
+    nn_winograd_run(backend, &wino, x, workspace, padded_bias(geom->k, bias, place), y, 0,
+                    place + wino.dst_blocks * NN_CPU_BLOCK);
+}
+
+static void winograd_backward_data(nn_backend *backend, const nn_conv2d_geom *geom, const float *dy,
+                                   const float *filter, float *dx, int accumulate, float *workspace)
+{
+    nn_winograd wino;
+
+    nn_winograd_backward(geom, &wino);
+    nn_winograd_filter(backend, &wino, filter, 9, geom->c * 9, 1, workspace);
+    nn_winograd_run(backend, &wino, dy, workspace, NULL, dx, accumulate,
+                    workspace + nn_winograd_filter_floats(&wino));
+}
+
 cvy_status nn_cpu_conv2d_forward(nn_backend *backend, const nn_conv2d_geom *geom, const float *x,
                                  const float *filter, const float *bias, float *y, void *workspace)
 {
     nn_conv_sweep sweep;
 
+    if (nn_winograd_fits(geom)) {
+        winograd_forward(backend, geom, x, filter, bias, y, workspace);
+        return CVY_OK;
+    }
     if (!nn_conv_sweep_fits(geom)) {
         return columns_forward(backend, geom, x, filter, bias, y, workspace);
     }
     nn_conv_sweep_forward(geom, &sweep);
-    const int64_t n_taps = geom->r * geom->s, n_stored = sweep.dst_blocks * NN_CPU_BLOCK;
+    const int64_t n_taps = geom->r * geom->s;
     float *const packed = workspace;
-    float *const padded_bias = packed + nn_conv_sweep_filter_floats(&sweep);
+    float *const place = packed + nn_conv_sweep_filter_floats(&sweep);
 
     nn_conv_sweep_pack_filter(backend, &sweep, filter, geom->c * n_taps, n_taps, packed);
-    for (int64_t k = 0; bias != NULL && k < n_stored; k++) {
-        padded_bias[k] = k < geom->k ? bias[k] : 0.0f;
-    }
-    nn_conv_sweep_run(backend, &sweep, x, packed, bias != NULL ? padded_bias : NULL, y, 0,
-                      padded_bias + n_stored);
+    nn_conv_sweep_run(backend, &sweep, x, packed, padded_bias(geom->k, bias, place), y, 0,
+                      place + sweep.dst_blocks * NN_CPU_BLOCK);
     return CVY_OK;
 }
 
@@ -164,6 +216,10 @@ cvy_status nn_cpu_conv2d_backward_data(nn_backend *backend, const nn_conv2d_geom
 {
     nn_conv_sweep sweep;
 
+    if (nn_winograd_fits(geom)) {
+        winograd_backward_data(backend, geom, dy, filter, dx, accumulate, workspace);
+        return CVY_OK;
+    }
     if (!data_fits(geom)) {
         return columns_backward_data(backend, geom, dy, filter, dx, accumulate, workspace);
     }
@@ -213,14 +269,19 @@ cvy_status nn_cpu_conv2d_backward_filter(nn_backend *backend, const nn_conv2d_ge
                                          const float *x, const float *dy, float *dfilter,
                                          float *dbias, void *workspace)
 {
-    nn_conv_gradient plan;
-
-    if (!nn_conv_sweep_fits(geom)) {
+    if (nn_winograd_fits(geom)) {
+        nn_winograd_gradient plan;
+        nn_winograd_gradient_plan(geom, &plan);
+        nn_winograd_gradient_run(backend, &plan, x, dy, dfilter, workspace,
+                                 (float *)workspace + plan.total_floats);
+    } else if (nn_conv_sweep_fits(geom)) {
+        nn_conv_gradient plan;
+        nn_conv_gradient_plan(geom, &plan);
+        nn_conv_gradient_run(backend, &plan, x, dy, dfilter, workspace,
+                             (float *)workspace + plan.total_floats);
+    } else {
         return columns_backward_filter(backend, geom, x, dy, dfilter, dbias, workspace);
     }
-    nn_conv_gradient_plan(geom, &plan);
-    nn_conv_gradient_run(backend, &plan, x, dy, dfilter, workspace,
-                         (float *)workspace + plan.total_floats);
     if (dbias != NULL) {
         nn_cpu_run(backend, nn_cpu_blocks(geom->k), bias_chunk,
                    &(bias_pass){.geom = geom, .dy = dy, .dbias = dbias});

@@ -76,15 +76,16 @@ CVY_INLINE_ALWAYS void run_tile(const nn_conv_tile *tile, tile_form form)
 #define ONE_ROW(X, blocks, channels)                                                               \
     X(blocks, 1, 1, channels)                                                                      \
     X(blocks, 1, 2, channels)                                                                      \
-    X(blocks, 1, 3, channels) X(blocks, 1, 4, channels) X(blocks, 1, 5, channels)                  \
-        X(blocks, 1, 6, channels) X(blocks, 1, 7, channels) X(blocks, 1, 8, channels)              \
-            X(blocks, 1, 9, channels) X(blocks, 1, 10, channels) X(blocks, 1, 11, channels)        \
-                X(blocks, 1, 12, channels) X(blocks, 1, 13, channels) X(blocks, 1, 14, channels)
+    X(blocks, 1, 3, channels)                                                                      \
+    X(blocks, 1, 4, channels) X(blocks, 1, 5, channels) X(blocks, 1, 6, channels)                  \
+        X(blocks, 1, 7, channels) X(blocks, 1, 8, channels) X(blocks, 1, 9, channels)              \
+            X(blocks, 1, 10, channels) X(blocks, 1, 11, channels) X(blocks, 1, 12, channels)       \
+                X(blocks, 1, 13, channels) X(blocks, 1, 14, channels)
 #define TWO_ROWS(X, blocks)                                                                        \
     X(blocks, 2, 1, 16)                                                                            \
     X(blocks, 2, 2, 16)                                                                            \
-    X(blocks, 2, 3, 16) X(blocks, 2, 4, 16) X(blocks, 2, 5, 16) X(blocks, 2, 6, 16)                \
-        X(blocks, 2, 7, 16)
+    X(blocks, 2, 3, 16)                                                                            \
+    X(blocks, 2, 4, 16) X(blocks, 2, 5, 16) X(blocks, 2, 6, 16) X(blocks, 2, 7, 16)
 #define BLOCK_TILES(X)                                                                             \
     ONE_ROW(X, 1, 16)                                                                              \
     X(1, 1, 15, 16) X(1, 1, 16, 16) TWO_ROWS(X, 1) X(1, 2, 8, 16) ONE_ROW(X, 2, 16) TWO_ROWS(X, 2)

@@ -1,0 +1,200 @@
+#include "nn/backends/cpu/conv_outer.h"
+#include "nn/backends/cpu/conv_sweep.h"
+#include "nn/backends/cpu/winograd.h"
+
+#include <string.h>
+
+/* Work is cut into shares of the tiles and parts of the output channels. Sums of a (share, part)
+ * are (group, block of inputs, position, 16, 16 * blocks of outputs); shares are added in their
+ * order. */
+enum {
+    N_TASKS = 16,
+    PART_GROUPS = 2, /* groups that use one transform of the input, where all sums fit a cache */
+    PART_FLOATS = 1 << 18
+};
+
+void nn_winograd_gradient_plan(const nn_conv2d_geom *geom, nn_winograd_gradient *out)
+{
+    memset(out, 0, sizeof *out);
+    nn_winograd *wino = &out->wino;
+    nn_winograd_forward(geom, wino);
+
+    const int64_t n_groups = nn_conv_n_groups(wino->dst_blocks);
+    const int64_t group_floats = NN_WINO_PLACES * wino->src_blocks * NN_CPU_BLOCK * NN_CPU_BLOCK *
+                                 NN_TILE_BLOCKS;
+    out->groups_per_part = PART_GROUPS * group_floats <= PART_FLOATS
+                               ? nn_cpu_least(PART_GROUPS, n_groups)
+                               : 1;
+    out->n_parts = nn_cpu_div_up(n_groups, out->groups_per_part);
+    const int64_t n_shares = nn_cpu_div_up(N_TASKS, out->n_parts);
+    const int64_t n_chunks = nn_cpu_div_up(wino->n_tiles, wino->tiles_per_chunk);
+    out->tiles_per_share = nn_cpu_div_up(n_chunks, nn_cpu_least(n_shares, n_chunks)) *
+                           wino->tiles_per_chunk;
+    out->n_shares = nn_cpu_div_up(wino->n_tiles, out->tiles_per_share);
+    out->sum_floats = out->groups_per_part * group_floats;
+    out->scratch_floats = NN_WINO_PLACES * (wino->src_pitch + wino->dst_pitch);
+    if (out->n_shares > 1) {
+        out->total_floats = out->sum_floats * out->n_shares * out->n_parts;
+    } else {
+        out->scratch_floats += out->sum_floats;
+    }
+}
+
+typedef struct gradient_pass {
+    const nn_winograd_gradient *plan;
+    const float *x, *dy;
+    float *dfilter, *sums, *scratch;
+} gradient_pass;
+
+static void read_dy(const gradient_pass *pass, int64_t group, nn_cpu_span tiles, float *out)
+{
+    const nn_winograd *wino = &pass->plan->wino;
+    const int n_blocks = nn_conv_group_blocks(wino->dst_blocks, group);
+    const int64_t plane = wino->dst_h * wino->dst_w * NN_CPU_BLOCK;
+
+    for (int64_t i = 0; i < tiles.n; i++) {
+        const nn_wino_place place = nn_winograd_place(wino, tiles.first + i);
+        const nn_wino_window window = {
+            .h = wino->dst_h, .w = wino->dst_w, .row = place.row, .col = place.col};
+        for (int64_t j = 0; j < n_blocks; j++) {
+            const int64_t block = place.image * wino->dst_blocks + group * NN_TILE_BLOCKS + j;
+            nn_wino_output_adjoint(pass->dy + block * plane, window,
+                                   out + (j * wino->tiles_per_chunk + i) * NN_CPU_BLOCK,
+                                   wino->dst_pitch);
+        }
+    }
+}
+
+/* Sums of one group += products of the transformed tiles. */
+static void add_products(const nn_winograd *wino, int n_blocks, int64_t n_tiles, const float *v,
+                         const float *m, float *sums)
+{
+    const int64_t block_floats = NN_CPU_BLOCK * NN_CPU_BLOCK * n_blocks;
+
+    for (int64_t block = 0; block < wino->src_blocks; block++) {
+        for (int place = 0; place < NN_WINO_PLACES; place++) {
+            const nn_conv_outer outer = {
+                .n_images = 1,
+                .n_rows = 1,
+                .n_cols = n_tiles,
+                .x = v + place * wino->src_pitch + block * wino->tiles_per_chunk * NN_CPU_BLOCK,
+                .x_col_pitch = NN_CPU_BLOCK,
+                .dy = m + place * wino->dst_pitch,
+                .dy_block_pitch = wino->tiles_per_chunk * NN_CPU_BLOCK,
+                .sum = sums + (block * NN_WINO_PLACES + place) * block_floats};
+            nn_conv_outer_block(&outer, n_blocks);
+        }
+    }
+}
+
+/* One input channel of a block and one block of outputs, to KCRS. */
+static void write_channel(const gradient_pass *pass, int64_t k_block, int64_t c, const float *sum,
+                          int64_t pitch)
+{
+    const nn_winograd *wino = &pass->plan->wino;
+    const int64_t first = k_block * NN_CPU_BLOCK;
+    const int64_t n = nn_cpu_least(NN_CPU_BLOCK, wino->dst_c - first);
+    float taps[9 * NN_CPU_BLOCK];
+
+    nn_wino_filter_adjoint(sum, pitch, taps);
+    for (int64_t k = 0; k < n; k++) {
+        float *to = pass->dfilter + ((first + k) * wino->src_c + c) * 9;
+        for (int tap = 0; tap < 9; tap++) to[tap] = taps[tap * NN_CPU_BLOCK + k];
+    }
+}
+
+/* sums: of one block of inputs and one group of outputs. */
+static void write_block(const gradient_pass *pass, int64_t group, int64_t block, const float *sums)
+{
+    const nn_winograd *wino = &pass->plan->wino;
+    const int n_blocks = nn_conv_group_blocks(wino->dst_blocks, group);
+    const int64_t pitch = NN_CPU_BLOCK * NN_CPU_BLOCK * n_blocks;
+
+    for (int64_t lane = 0; lane < NN_CPU_BLOCK; lane++) {
+        const int64_t c = block * NN_CPU_BLOCK + lane;
+        for (int64_t j = 0; c < wino->src_c && j < n_blocks; j++) {
+            write_channel(pass, group * NN_TILE_BLOCKS + j, c,
+                          sums + (lane * n_blocks + j) * NN_CPU_BLOCK, pitch);
+        }
+    }
+}
+
+/* Floats between the sums of two groups of a part. */
+static int64_t group_step(const nn_winograd_gradient *plan)
+{
+    return plan->sum_floats / plan->groups_per_part;
+}
+
+/* Floats of the sums of one block of inputs. */
+static int64_t block_step(const nn_winograd *wino, int64_t group)
+{
+    return NN_WINO_PLACES * NN_CPU_BLOCK * NN_CPU_BLOCK *
+           nn_conv_group_blocks(wino->dst_blocks, group);
+}
+
+static void sum_chunk(void *arg, int64_t chunk_idx, int thread_idx)
+{
+    const gradient_pass *pass = arg;
+    const nn_winograd_gradient *plan = pass->plan;
+    const nn_winograd *wino = &plan->wino;
+    const nn_cpu_span groups = nn_cpu_part(nn_conv_n_groups(wino->dst_blocks),
+                                           plan->groups_per_part, chunk_idx % plan->n_parts);
+    const nn_cpu_span share = nn_cpu_part(wino->n_tiles, plan->tiles_per_share,
+                                          chunk_idx / plan->n_parts);
+    float *const v = pass->scratch + thread_idx * plan->scratch_floats;
+    float *const m = v + NN_WINO_PLACES * wino->src_pitch;
+    float *const sums = plan->n_shares > 1 ? pass->sums + chunk_idx * plan->sum_floats
+                                           : m + NN_WINO_PLACES * wino->dst_pitch;
+
+    memset(sums, 0, (size_t)plan->sum_floats * sizeof(float));
+    for (int64_t i = 0; i < share.n; i += wino->tiles_per_chunk) {
+        const nn_cpu_span tiles = {share.first + i,
+                                   nn_cpu_least(wino->tiles_per_chunk, share.n - i)};
+        nn_winograd_read_tiles(wino, pass->x, tiles, v);
+        for (int64_t j = 0; j < groups.n; j++) {
+            const int64_t group = groups.first + j;
+            read_dy(pass, group, tiles, m);
+            add_products(wino, nn_conv_group_blocks(wino->dst_blocks, group), tiles.n, v, m,
+                         sums + j * group_step(plan));
+        }
+    }
+    for (int64_t j = 0; plan->n_shares == 1 && j < groups.n; j++) {
+        const int64_t group = groups.first + j;
+        for (int64_t block = 0; block < wino->src_blocks; block++) {
+            write_block(pass, group, block,
+                        sums + j * group_step(plan) + block * block_step(wino, group));
+        }
+    }
+}
+
+/* Adds up the shares of one group and one block of inputs. */
+static void reduce_chunk(void *arg, int64_t chunk_idx, int thread_idx)
+{
+    const gradient_pass *pass = arg;
+    const nn_winograd_gradient *plan = pass->plan;
+    const nn_winograd *wino = &plan->wino;
+    const int64_t group = chunk_idx / wino->src_blocks, block = chunk_idx % wino->src_blocks;
+    const int64_t n = block_step(wino, group), step = plan->n_parts * plan->sum_floats;
+    float *restrict sums = pass->sums + group / plan->groups_per_part * plan->sum_floats +
+                           group % plan->groups_per_part * group_step(plan) + block * n;
+
+    (void)thread_idx;
+    for (int64_t share = 1; share < plan->n_shares; share++) {
+        const float *restrict from = sums + share * step;
+        for (int64_t i = 0; i < n; i++) sums[i] += from[i];
+    }
+    write_block(pass, group, block, sums);
+}
+
+void nn_winograd_gradient_run(nn_backend *backend, const nn_winograd_gradient *plan, const float *x,
+                              const float *dy, float *dfilter, float *sums, float *scratch)
+{
+    gradient_pass pass = {
+        .plan = plan, .x = x, .dy = dy, .dfilter = dfilter, .sums = sums, .scratch = scratch};
+
+    nn_cpu_run(backend, plan->n_shares * plan->n_parts, sum_chunk, &pass);
+    if (plan->n_shares > 1) {
+        nn_cpu_run(backend, nn_conv_n_groups(plan->wino.dst_blocks) * plan->wino.src_blocks,
+                   reduce_chunk, &pass);
+    }
+}
