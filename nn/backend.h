@@ -62,6 +62,25 @@ typedef struct nn_bn_geom {
     double eps;
 } nn_bn_geom;
 
+/** y = max(batchnorm(x) + residual, 0) in one sweep; residual may be NULL. Training writes mean,
+ *  invstd and batch_var; inference is given running statistics instead. */
+typedef struct nn_norm_chain {
+    const float *x, *residual, *gamma, *beta;
+    const float *running_mean, *running_var; /* NULL: training */
+    float *y, *mean, *invstd, *batch_var;
+} nn_norm_chain;
+
+/** With d = dy where y > 0: dx and dgamma, dbeta as batchnorm_backward of d, and dresidual = d. */
+typedef struct nn_norm_chain_gradient {
+    const float *x, *y, *gamma, *mean, *invstd;
+    float *dy; /* contents lost */
+    float *dx; /* not dy */
+    int accumulate;
+    float *dresidual; /* NULL: not wanted; neither dx nor dy */
+    int accumulate_residual;
+    float *dgamma, *dbeta;
+} nn_norm_chain_gradient;
+
 typedef struct nn_xent_geom {
     int64_t n, classes;
     double smoothing; /* target = (1 - smoothing) onehot + smoothing / classes */
@@ -149,6 +168,13 @@ struct nn_backend_ops {
                                      const float *dy, const float *gamma, const float *mean,
                                      const float *invstd, float *dx, int accumulate, float *dgamma,
                                      float *dbeta);
+
+    /* Optional (both or none; NULL: the layers run one by one): a batchnorm, a sum and a rectifier.
+     */
+    cvy_status (*norm_chain_forward)(nn_backend *backend, const nn_bn_geom *geom,
+                                     const nn_norm_chain *chain);
+    cvy_status (*norm_chain_backward)(nn_backend *backend, const nn_bn_geom *geom,
+                                      const nn_norm_chain_gradient *chain);
 
     /* relu: y = max(x, 0) (y may be x); dx = dy where y > 0 (dx may be dy). */
     cvy_status (*relu_forward)(nn_backend *backend, int64_t n, const float *x, float *y);

@@ -133,9 +133,10 @@ static void find_last_reads(const planning *planner, int *last_read)
     for (int v = 0; v < plan->n_values; v++) last_read[v] = -1;
     for (int i = 0; i < plan->n_layers; i++) {
         const nn_graph_layer *layer = layer_at(planner, i);
+        const int tick = nn_plan_runs_at(plan, i);
         for (int j = 0; j < layer->n_inputs; j++) {
             int *last = &last_read[layer->input[j]];
-            if (*last < i) *last = i;
+            if (*last < tick) *last = tick;
         }
     }
     for (int i = plan->n_layers - 1; i >= 0; i--) { /* backward ticks, in their order */
@@ -195,8 +196,8 @@ static void add_grads(planning *planner)
             plan->grad[v] = dy;
             live_until(plan, dy, last);
         } else {
-            plan->grad[v] = new_block(plan, value_bytes(planner, v),
-                                      nn_plan_backward_tick(plan, writer), last);
+            const int first = nn_plan_backward_tick(plan, nn_plan_runs_at(plan, writer));
+            plan->grad[v] = new_block(plan, value_bytes(planner, v), first, last);
         }
     }
 }
@@ -224,7 +225,7 @@ static void add_scratch(planning *planner)
         const int is_kept = plan->runs_backward[i];
         const size_t saved_bytes = layer->plan.saved_bytes + (size_t)layer->plan.saved_per_output *
                                                                  value_bytes(planner, i + 1);
-        plan->saved[i] = new_block(plan, saved_bytes, i, is_kept ? tick : i);
+        plan->saved[i] = new_block(plan, saved_bytes, i, is_kept ? tick : nn_plan_runs_at(plan, i));
         plan->forward_workspace[i] = new_block(plan, size_bytes, i, i);
         plan->backward_workspace[i] = new_block(plan, is_kept ? size_bytes : 0, tick, tick);
     }
@@ -326,7 +327,7 @@ static cvy_status alloc_plan(const nn_graph *graph, int is_inference, nn_plan **
     plan->n_values = n_layers + 1;
     plan->n_ticks = is_inference ? n_layers : 2 * n_layers;
     plan->blocks = cvy_alloc_zero(5 * n + 2, sizeof *plan->blocks); /* tables below, staging */
-    plan->value = table = cvy_alloc_zero(7 * n, sizeof *table);
+    plan->value = table = cvy_alloc_zero(10 * n, sizeof *table);
     if (plan->blocks == NULL || table == NULL) {
         return CVY_FAIL(CVY_ERR_NO_MEMORY, "plan of a net");
     }
@@ -336,6 +337,9 @@ static cvy_status alloc_plan(const nn_graph *graph, int is_inference, nn_plan **
     plan->backward_workspace = table + 4 * n;
     plan->first_writer = table + 5 * n;
     plan->runs_backward = table + 6 * n;
+    plan->chain = table + 7 * n;
+    plan->chain_norm = table + 8 * n;
+    plan->chain_add = table + 9 * n;
     return CVY_OK;
 }
 
@@ -349,6 +353,7 @@ static cvy_status make(planning *planner)
     planner->is_wanted = scratch;
     find_wanted(planner);
     find_first_writers(planner);
+    nn_fuse(planner->backend, planner->graph, last_read, plan); /* last_read: scratch until now */
     find_last_reads(planner, last_read);
     add_values(planner, last_read);
     add_grads(planner);

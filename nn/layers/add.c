@@ -55,6 +55,7 @@ const nn_layer_ops nn_layer_add = {
     .help = "sum of tensors of one shape",
     .min_inputs = 2,
     .max_inputs = NN_LAYER_MAX_INPUTS,
+    .role = NN_ROLE_ADD,
     .shape = shape,
     .forward = forward,
     .backward = backward,

@@ -38,6 +38,7 @@ const nn_layer_ops nn_layer_relu = {
     .help = "rectifier: the larger of x and 0",
     .min_inputs = 1,
     .max_inputs = 1,
+    .role = NN_ROLE_RELU,
     .shape = shape,
     .forward = forward,
     .backward = backward,

@@ -31,7 +31,7 @@ typedef struct nn_cpu_bn_gradient {
     const float *y; /* for the rectifier: dy counts where y > 0; NULL: there is none */
     const float *gamma, *mean, *invstd;
     float *dx;        /* may be dy */
-    float *dresidual; /* gets dy after the rectifier; NULL: not wanted; may be dy, not dx */
+    float *dresidual; /* gets dy after the rectifier; NULL: not wanted; neither dx nor dy */
     int accumulate, accumulate_residual;
     float *dgamma, *dbeta;
 } nn_cpu_bn_gradient;

@@ -113,6 +113,11 @@ cvy_status nn_cpu_batchnorm_backward(nn_backend *backend, const nn_bn_geom *geom
                                      const float *invstd, float *dx, int accumulate, float *dgamma,
                                      float *dbeta);
 
+cvy_status nn_cpu_norm_chain_forward(nn_backend *backend, const nn_bn_geom *geom,
+                                     const nn_norm_chain *chain);
+cvy_status nn_cpu_norm_chain_backward(nn_backend *backend, const nn_bn_geom *geom,
+                                      const nn_norm_chain_gradient *chain);
+
 cvy_status nn_cpu_maxpool2d_forward(nn_backend *backend, const nn_pool2d_geom *geom, const float *x,
                                     float *y, int32_t *argmax);
 cvy_status nn_cpu_maxpool2d_backward(nn_backend *backend, const nn_pool2d_geom *geom,
