@@ -41,6 +41,8 @@ static void join(const nn_graph *graph, const int *n_reads, int relu, nn_plan *p
     if (!has_role(before, NN_ROLE_NORM) || n_reads[before->output] != 1) return;
 
     const int norm = before->output - 1;
+    /* The kernel writes both gradients at once, so they must be two. */
+    if (add >= 0 && nn_graph_layer_at(graph, add)->input[1] == before->input[0]) return;
     if (plan->runs_backward[norm] != plan->runs_backward[relu]) return;
     plan->chain[norm] = relu;
     plan->chain[relu] = relu;

@@ -74,7 +74,11 @@ static void find_first_writers(planning *planner)
         const nn_graph_layer *layer = layer_at(planner, i);
         for (int j = 0; plan->runs_backward[i] && j < layer->n_inputs; j++) {
             const nn_value x = layer->input[j];
-            if (planner->is_wanted[x]) plan->first_writer[x] = i; /* the last one stays */
+            if (!planner->is_wanted[x]) continue;
+            /* The one that runs last forward is the first backward. */
+            const int other = plan->first_writer[x];
+            if (other >= 0 && nn_plan_runs_at(plan, other) > nn_plan_runs_at(plan, i)) continue;
+            plan->first_writer[x] = i;
         }
     }
 }
@@ -352,8 +356,8 @@ static cvy_status make(planning *planner)
     if (scratch == NULL) return CVY_FAIL(CVY_ERR_NO_MEMORY, "plan of a net");
     planner->is_wanted = scratch;
     find_wanted(planner);
-    find_first_writers(planner);
     nn_fuse(planner->backend, planner->graph, last_read, plan); /* last_read: scratch until now */
+    find_first_writers(planner);
     find_last_reads(planner, last_read);
     add_values(planner, last_read);
     add_grads(planner);

@@ -306,6 +306,126 @@ static void batchnorm_every_shape_is_as_reference_at_any_thread_count(void **sta
     }
 }
 
+/* Backends without the kernel run the layers one by one. */
+static void chain_forward(nn_backend *backend, const nn_bn_geom *geom, const nn_norm_chain *chain,
+                          int64_t n)
+{
+    const nn_backend_ops *ops = backend->ops;
+
+    if (ops->norm_chain_forward != NULL) {
+        assert_ok(ops->norm_chain_forward(backend, geom, chain));
+        return;
+    }
+    if (chain->running_var != NULL) {
+        assert_ok(ops->batchnorm_inference(backend, geom, chain->x, chain->gamma, chain->beta,
+                                           chain->running_mean, chain->running_var, chain->y));
+    } else {
+        assert_ok(ops->batchnorm_forward(backend, geom, chain->x, chain->gamma, chain->beta,
+                                         chain->y, chain->mean, chain->invstd, chain->batch_var));
+    }
+    if (chain->residual != NULL) assert_ok(ops->accumulate(backend, n, chain->residual, chain->y));
+    assert_ok(ops->relu_forward(backend, n, chain->y, chain->y));
+}
+
+static void chain_backward(nn_backend *backend, const nn_bn_geom *geom,
+                           const nn_norm_chain_gradient *chain, int64_t n)
+{
+    const nn_backend_ops *ops = backend->ops;
+
+    if (ops->norm_chain_backward != NULL) {
+        assert_ok(ops->norm_chain_backward(backend, geom, chain));
+        return;
+    }
+    assert_ok(ops->relu_backward(backend, n, chain->y, chain->dy, chain->dy, 0));
+    if (chain->dresidual != NULL && chain->accumulate_residual) {
+        assert_ok(ops->accumulate(backend, n, chain->dy, chain->dresidual));
+    } else if (chain->dresidual != NULL) {
+        assert_ok(ops->copy(backend, n, chain->dy, chain->dresidual));
+    }
+    assert_ok(ops->batchnorm_backward(backend, geom, chain->x, chain->dy, chain->gamma, chain->mean,
+                                      chain->invstd, chain->dx, chain->accumulate, chain->dgamma,
+                                      chain->dbeta));
+}
+
+typedef struct chain_case {
+    const char *what;
+    nn_bn_geom geom;
+    int has_residual, accumulate, accumulate_residual;
+} chain_case;
+
+static const chain_case chain_cases[] = {
+    {"planes", {3, 5, 35, 1e-5}, 0, 0, 0},
+    {"planes, sum", {3, 5, 35, 1e-5}, 1, 0, 1},
+    {"blocks", {5, 32, 35, 1e-5}, 0, 0, 0},
+    {"blocks, added", {5, 20, 49, 1e-5}, 0, 1, 0},
+    {"blocks, sum", {5, 37, 49, 1e-5}, 1, 0, 0},
+    {"blocks, sum, added", {3, 16, 9, 1e-5}, 1, 1, 0},
+    {"blocks, both added", {71, 20, 16, 1e-5}, 1, 1, 1},
+};
+
+/* out: y, inference y, dx, dresidual, mean, invstd, batch_var, dgamma, dbeta. */
+static void run_chain(nn_backend *backend, const void *arg, float *out)
+{
+    const chain_case *test = arg;
+    const nn_bn_geom *geom = &test->geom;
+    const nn_shape shape = kernel_shape(geom->n, geom->c, geom->spatial, 1);
+    const int64_t n = nn_shape_n_elems(&shape), c = geom->c;
+    const int64_t n_stored = backend->ops->activation_elems(backend, &shape);
+    float *mean = out + 4 * n, *x = kernel_random_activation(backend, 1, &shape);
+    float *residual = kernel_random_activation(backend, 2, &shape);
+    float *gamma = kernel_random_floats(3, c), *beta = kernel_random_floats(4, c);
+    float *y = kernel_blank(backend, &shape), *inferred = kernel_blank(backend, &shape);
+    float *dx = kernel_random_activation(backend, 5, &shape);
+    float *dresidual = kernel_random_activation(backend, 6, &shape);
+    nn_norm_chain chain = {.x = x,
+                           .residual = test->has_residual ? residual : NULL,
+                           .gamma = gamma,
+                           .beta = beta,
+                           .y = y,
+                           .mean = mean,
+                           .invstd = mean + c,
+                           .batch_var = mean + 2 * c};
+    const nn_norm_chain_gradient gradient = {.x = x,
+                                             .y = y,
+                                             .dy = kernel_random_activation(backend, 7, &shape),
+                                             .gamma = gamma,
+                                             .mean = mean,
+                                             .invstd = mean + c,
+                                             .dx = dx,
+                                             .accumulate = test->accumulate,
+                                             .dresidual = test->has_residual ? dresidual : NULL,
+                                             .accumulate_residual = test->accumulate_residual,
+                                             .dgamma = mean + 3 * c,
+                                             .dbeta = mean + 4 * c};
+
+    chain_forward(backend, geom, &chain, n_stored);
+    chain_backward(backend, geom, &gradient, n_stored);
+    chain.running_mean = mean;
+    chain.running_var = mean + 2 * c;
+    chain.y = inferred;
+    chain_forward(backend, geom, &chain, n_stored);
+    kernel_take(backend, &shape, y, out);
+    kernel_take(backend, &shape, inferred, out + n);
+    kernel_take(backend, &shape, dx, out + 2 * n);
+    kernel_take(backend, &shape, dresidual, out + 3 * n);
+    cvy_free(x);
+    cvy_free(residual);
+    cvy_free(gamma);
+    cvy_free(beta);
+    cvy_free(gradient.dy);
+}
+
+static void norm_chain_is_as_its_layers_at_any_thread_count(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof chain_cases / sizeof chain_cases[0]; i++) {
+        const nn_bn_geom *geom = &chain_cases[i].geom;
+        /* As batch normalisation; a value that rounding moves over 0 is not larger than that. */
+        kernel_check(chain_cases[i].what, run_chain, &chain_cases[i],
+                     4 * geom->n * geom->c * geom->spatial + 5 * geom->c, 2e-5);
+    }
+}
+
 static void batchnorm_hand_values(nn_backend *backend)
 {
     /* Two images, two channels, two places; channel 0 holds 1 2 3 6, channel 1 one value. */
@@ -383,6 +503,7 @@ static const struct CMUnitTest tests[] = {
     cvy_unit_test(maxpool2d_of_minus_infinity_stays_inside_the_plane),
     cvy_unit_test(avgpool2d_of_small_plane_gives_hand_computed_values),
     cvy_unit_test(batchnorm_every_shape_is_as_reference_at_any_thread_count),
+    cvy_unit_test(norm_chain_is_as_its_layers_at_any_thread_count),
     cvy_unit_test(batchnorm_of_small_tensor_gives_hand_computed_values),
     cvy_unit_test(batchnorm_in_place_gives_the_same_bits),
 };
