@@ -338,32 +338,49 @@ CVY_INLINE_ALWAYS nn_vec rectified(const float *dy, const float *y, int is_relu)
     return is_relu ? nn_vec_where((nn_mask)(nn_vec_load(y) > nn_vec_all(0.0f)), value) : value;
 }
 
+/* Sums over every second pixel, so that one addition need not wait for the last. */
+typedef struct back_sums {
+    nn_vec sum[N_VECS], product[N_VECS];
+} back_sums;
+
+CVY_INLINE_ALWAYS void add_pixel(const float *x, const float *dy, const float *y,
+                                 const nn_vec mean[N_VECS], int is_relu, back_sums *to)
+{
+    CVY_UNROLL(4) for (int v = 0; v < N_VECS; v++)
+    {
+        const int at = v * NN_VEC_LANES;
+        const nn_vec d = rectified(dy + at, is_relu ? y + at : NULL, is_relu);
+        to->sum[v] += d;
+        to->product[v] += d * (nn_vec_load(x + at) - mean[v]);
+    }
+}
+
 CVY_INLINE_ALWAYS void sum_run(int64_t n, const float *x, const float *dy, const float *y,
                                const nn_vec mean[N_VECS], int is_relu, double *to)
 {
-    nn_vec sum[2][N_VECS], product[2][N_VECS];
+    back_sums even, odd;
     float sums[NN_CPU_BLOCK], products[NN_CPU_BLOCK];
+    int64_t i = 0;
 
-    for (int j = 0; j < 2; j++) {
-        clear(sum[j]);
-        clear(product[j]);
+    clear(even.sum);
+    clear(even.product);
+    clear(odd.sum);
+    clear(odd.product);
+    for (; i + 2 <= n; i += 2) {
+        const int64_t at = i * NN_CPU_BLOCK, next = at + NN_CPU_BLOCK;
+        add_pixel(x + at, dy + at, is_relu ? y + at : NULL, mean, is_relu, &even);
+        add_pixel(x + next, dy + next, is_relu ? y + next : NULL, mean, is_relu, &odd);
     }
-    for (int64_t i = 0; i < n; i++) {
-        const int64_t j = i & 1;
-        CVY_UNROLL(4) for (int v = 0; v < N_VECS; v++)
-        {
-            const int64_t at = i * NN_CPU_BLOCK + v * NN_VEC_LANES;
-            const nn_vec d = rectified(dy + at, is_relu ? y + at : NULL, is_relu);
-            sum[j][v] += d;
-            product[j][v] += d * (nn_vec_load(x + at) - mean[v]);
-        }
+    if (i < n) {
+        const int64_t at = i * NN_CPU_BLOCK;
+        add_pixel(x + at, dy + at, is_relu ? y + at : NULL, mean, is_relu, &even);
     }
     for (int v = 0; v < N_VECS; v++) {
-        sum[0][v] += sum[1][v];
-        product[0][v] += product[1][v];
+        even.sum[v] += odd.sum[v];
+        even.product[v] += odd.product[v];
     }
-    store_block(sum[0], sums);
-    store_block(product[0], products);
+    store_block(even.sum, sums);
+    store_block(even.product, products);
     for (int c = 0; c < NN_CPU_BLOCK; c++) {
         to[c] += (double)sums[c];
         to[NN_CPU_BLOCK + c] += (double)products[c];
@@ -433,21 +450,26 @@ typedef struct back_form {
 } back_form;
 
 CVY_INLINE_ALWAYS void back_plane(const nn_cpu_bn_gradient *bn, int64_t at_plane, int64_t n,
-                                  const back_line *along, back_form form)
+                                  back_line along, back_form form)
 {
+    const float *const x = bn->x + at_plane, *const dy = bn->dy + at_plane;
+    const float *const y = form.is_relu ? bn->y + at_plane : NULL;
+    float *const dx = bn->dx + at_plane;
+    float *const residual = form.has_residual ? bn->dresidual + at_plane : NULL;
+
     for (int64_t i = 0; i < n; i++) {
         CVY_UNROLL(4) for (int v = 0; v < N_VECS; v++)
         {
-            const int64_t at = at_plane + i * NN_CPU_BLOCK + v * NN_VEC_LANES;
-            const nn_vec d = rectified(bn->dy + at, form.is_relu ? bn->y + at : NULL, form.is_relu);
-            nn_vec value = along->a[v] * d +
-                           (along->b[v] * (nn_vec_load(bn->x + at) - along->mean[v]) + along->c[v]);
-            if (form.accumulate) value += nn_vec_load(bn->dx + at);
+            const int64_t at = i * NN_CPU_BLOCK + v * NN_VEC_LANES;
+            const nn_vec d = rectified(dy + at, form.is_relu ? y + at : NULL, form.is_relu);
+            nn_vec value = along.a[v] * d +
+                           (along.b[v] * (nn_vec_load(x + at) - along.mean[v]) + along.c[v]);
+            if (form.accumulate) value += nn_vec_load(dx + at);
             if (form.has_residual) {
-                nn_vec_store(bn->dresidual + at,
-                             form.accumulate_residual ? nn_vec_load(bn->dresidual + at) + d : d);
+                nn_vec_store(residual + at,
+                             form.accumulate_residual ? nn_vec_load(residual + at) + d : d);
             }
-            nn_vec_store(bn->dx + at, value);
+            nn_vec_store(dx + at, value);
         }
     }
 }
@@ -465,15 +487,18 @@ static void back_chunk(void *arg, int64_t chunk_idx, int thread_idx)
         const int64_t block = i % pass->cut.blocks;
         const int64_t at = plane_at(&pass->cut, i / pass->cut.blocks, block);
         const back_line along = back_line_of(pass, block);
-        if (bn->dresidual != NULL) {
-            back_plane(bn, at, n, &along,
-                       (back_form){bn->y != NULL, bn->accumulate, 1, bn->accumulate_residual});
+        if (bn->dresidual != NULL && bn->accumulate) {
+            back_plane(bn, at, n, along, (back_form){bn->y != NULL, 1, 1, bn->accumulate_residual});
+        } else if (bn->dresidual != NULL && bn->accumulate_residual) {
+            back_plane(bn, at, n, along, (back_form){bn->y != NULL, 0, 1, 1});
+        } else if (bn->dresidual != NULL) {
+            back_plane(bn, at, n, along, (back_form){bn->y != NULL, 0, 1, 0});
         } else if (bn->accumulate) {
-            back_plane(bn, at, n, &along, (back_form){bn->y != NULL, 1, 0, 0});
+            back_plane(bn, at, n, along, (back_form){bn->y != NULL, 1, 0, 0});
         } else if (bn->y != NULL) {
-            back_plane(bn, at, n, &along, (back_form){1, 0, 0, 0});
+            back_plane(bn, at, n, along, (back_form){1, 0, 0, 0});
         } else {
-            back_plane(bn, at, n, &along, (back_form){0, 0, 0, 0});
+            back_plane(bn, at, n, along, (back_form){0, 0, 0, 0});
         }
     }
 }

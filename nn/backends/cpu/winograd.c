@@ -4,9 +4,9 @@
 #include "nn/backends/cpu/conv_tile.h"
 #include "nn/backends/cpu/layout.h"
 
-/* Tiles of a chunk: three times what registers take, so that a group's filters are read seldom, and
+/* Tiles of a chunk: twice what registers take, so that a group's filters are read seldom, and
  * the transformed input stays near. */
-enum { TILES_PER_CHUNK = 42, SMALLEST_PLANE = 4 };
+enum { TILES_PER_CHUNK = 28, SMALLEST_PLANE = 4 };
 
 int nn_winograd_fits(const nn_conv2d_geom *geom)
 {
