@@ -4,9 +4,14 @@
 #include "nn/backends/cpu/conv_tile.h"
 #include "nn/backends/cpu/layout.h"
 
-/* Tiles of a chunk: twice what registers take, so that a group's filters are read seldom, and
+/* Tiles of a part: twice what registers take, so that a group's filters are read seldom, and
  * the transformed input stays near. */
-enum { TILES_PER_CHUNK = 28, SMALLEST_PLANE = 4 };
+enum {
+    TILES_PER_PART = 28,
+    MAX_PARTS = 8,   /* of a chunk; while one is multiplied the next is fetched */
+    MIN_CHUNKS = 64, /* if there is enough work */
+    SMALLEST_PLANE = 4
+};
 
 int nn_winograd_fits(const nn_conv2d_geom *geom)
 {
@@ -23,10 +28,12 @@ static void cut(nn_winograd *wino)
     wino->tile_rows = nn_cpu_div_up(wino->dst_h, NN_WINO_OUT);
     wino->tile_cols = nn_cpu_div_up(wino->dst_w, NN_WINO_OUT);
     wino->n_tiles = wino->n * wino->tile_rows * wino->tile_cols;
-    wino->tiles_per_chunk = nn_cpu_least(TILES_PER_CHUNK, wino->n_tiles);
+    wino->tiles_per_part = nn_cpu_least(TILES_PER_PART, wino->n_tiles);
+    const int64_t n_parts = nn_cpu_div_up(wino->n_tiles, wino->tiles_per_part);
+    wino->parts_per_chunk = nn_cpu_most(1, nn_cpu_least(MAX_PARTS, n_parts / MIN_CHUNKS));
     /* One line more than there is data: 36 places at a power of two would share one cache set. */
-    wino->src_pitch = (wino->src_blocks * wino->tiles_per_chunk + 1) * NN_CPU_BLOCK;
-    wino->dst_pitch = (NN_TILE_BLOCKS * wino->tiles_per_chunk + 1) * NN_CPU_BLOCK;
+    wino->src_pitch = (wino->src_blocks * wino->tiles_per_part + 1) * NN_CPU_BLOCK;
+    wino->dst_pitch = (NN_TILE_BLOCKS * wino->tiles_per_part + 1) * NN_CPU_BLOCK;
 }
 
 void nn_winograd_forward(const nn_conv2d_geom *geom, nn_winograd *out)
@@ -160,31 +167,78 @@ void nn_winograd_read_tiles(const nn_winograd *wino, const float *src, nn_cpu_sp
                                        .col = place.col - wino->pad_w};
         for (int64_t block = 0; block < wino->src_blocks; block++) {
             nn_wino_input(src + (place.image * wino->src_blocks + block) * plane, window,
-                          out + (block * wino->tiles_per_chunk + i) * NN_CPU_BLOCK,
-                          wino->src_pitch);
+                          out + (block * wino->tiles_per_part + i) * NN_CPU_BLOCK, wino->src_pitch);
         }
     }
 }
 
-/* The 36 matrix products of some tiles for one group of dst channels. */
-static void multiply(const wino_pass *pass, int64_t group, int64_t n, const float *v, float *m)
+/* Fetch the 4x4 pixels at (row, col), as far as they exist, of some planes. */
+static void fetch_tile(const float *planes, int64_t h, int64_t w, int64_t row, int64_t col,
+                       int64_t n_planes, int is_written)
+{
+    for (int64_t i = 0; i < n_planes * NN_WINO_OUT; i++) {
+        const int64_t y = row + i % NN_WINO_OUT;
+        if (y < 0 || y >= h) continue;
+        const float *at = planes + (i / NN_WINO_OUT * h + y) * w * NN_CPU_BLOCK;
+        for (int64_t x = nn_cpu_most(col, 0); x < nn_cpu_least(col + NN_WINO_OUT, w); x++) {
+            if (is_written) {
+                CVY_PREFETCH_WRITE(at + x * NN_CPU_BLOCK);
+            } else {
+                CVY_PREFETCH_READ(at + x * NN_CPU_BLOCK);
+            }
+        }
+    }
+}
+
+/* Above and left of these 4x4 pixels, tiles before have been. */
+void nn_winograd_fetch_src(const nn_winograd *wino, const float *src, int64_t tile)
+{
+    const nn_wino_place place = nn_winograd_place(wino, tile);
+    const int64_t plane = wino->src_h * wino->src_w * NN_CPU_BLOCK, halo = NN_WINO_IN - NN_WINO_OUT;
+
+    fetch_tile(src + place.image * wino->src_blocks * plane, wino->src_h, wino->src_w,
+               place.row - wino->pad_h + halo, place.col - wino->pad_w + halo, wino->src_blocks, 0);
+}
+
+void nn_winograd_fetch_dst(const nn_winograd *wino, const float *dst, int64_t tile,
+                           int64_t first_block, int n_blocks, int is_written)
+{
+    const nn_wino_place place = nn_winograd_place(wino, tile);
+    const int64_t plane = wino->dst_h * wino->dst_w * NN_CPU_BLOCK;
+
+    fetch_tile(dst + (place.image * wino->dst_blocks + first_block) * plane, wino->dst_h,
+               wino->dst_w, place.row, place.col, n_blocks, is_written);
+}
+
+/* The 36 matrix products of some tiles for one group of dst channels. Meanwhile the memory fetches
+ * what this group will write and, with the first group, what the next part will read. */
+static void multiply(const wino_pass *pass, int64_t group, nn_cpu_span tiles, int64_t next_end,
+                     const float *v, float *m)
 {
     const nn_winograd *wino = pass->wino;
+    const int64_t n = tiles.n, next = tiles.first + tiles.n;
     const int n_blocks = nn_conv_group_blocks(wino->dst_blocks, group);
     const int64_t place_floats = wino->src_blocks * NN_CPU_BLOCK * NN_CPU_BLOCK;
     const float *filter = pass->filter + group * NN_TILE_BLOCKS * NN_WINO_PLACES * place_floats;
     const int64_t n_parts = nn_cpu_div_up(n, nn_conv_tile_max_pixels(n_blocks));
     const int64_t no_offset = 0;
-    nn_conv_tile tile = {.x_block_pitch = wino->tiles_per_chunk * NN_CPU_BLOCK,
+    nn_conv_tile tile = {.x_block_pitch = wino->tiles_per_part * NN_CPU_BLOCK,
                          .n_blocks = wino->src_blocks,
                          .tap_offset = &no_offset,
                          .n_taps = 1,
-                         .y_block_pitch = wino->tiles_per_chunk * NN_CPU_BLOCK,
+                         .y_block_pitch = wino->tiles_per_part * NN_CPU_BLOCK,
                          .y_pixel_pitch = NN_CPU_BLOCK};
 
     for (int place = 0; place < NN_WINO_PLACES; place++) {
         int64_t first = 0;
         tile.filter = filter + place * place_floats * n_blocks;
+        if (place < n) {
+            nn_winograd_fetch_dst(wino, pass->dst, tiles.first + place, group * NN_TILE_BLOCKS,
+                                  n_blocks, 1);
+        }
+        if (group == 0 && next + place < next_end) {
+            nn_winograd_fetch_src(wino, pass->src, next + place);
+        }
         for (int64_t i = 0; i < n_parts; i++) {
             const int64_t count = (n - first) / (n_parts - i);
             tile.x = v + place * wino->src_pitch + first * NN_CPU_BLOCK;
@@ -207,7 +261,7 @@ static void write_tiles(const wino_pass *pass, int64_t group, nn_cpu_span tiles,
             .h = wino->dst_h, .w = wino->dst_w, .row = place.row, .col = place.col};
         for (int64_t j = 0; j < n_blocks; j++) {
             const int64_t block = group * NN_TILE_BLOCKS + j;
-            nn_wino_output(m + (j * wino->tiles_per_chunk + i) * NN_CPU_BLOCK, wino->dst_pitch,
+            nn_wino_output(m + (j * wino->tiles_per_part + i) * NN_CPU_BLOCK, wino->dst_pitch,
                            pass->bias == NULL ? NULL : pass->bias + block * NN_CPU_BLOCK,
                            pass->accumulate,
                            pass->dst + (place.image * wino->dst_blocks + block) * plane, window);
@@ -219,14 +273,20 @@ static void wino_chunk(void *arg, int64_t chunk_idx, int thread_idx)
 {
     const wino_pass *pass = arg;
     const nn_winograd *wino = pass->wino;
-    const nn_cpu_span tiles = nn_cpu_part(wino->n_tiles, wino->tiles_per_chunk, chunk_idx);
+    const nn_cpu_span chunk = nn_cpu_part(wino->n_tiles,
+                                          wino->tiles_per_part * wino->parts_per_chunk, chunk_idx);
+    const int64_t end = chunk.first + chunk.n;
     float *const v = pass->scratch + thread_idx * nn_winograd_scratch_floats(wino);
     float *const m = v + NN_WINO_PLACES * wino->src_pitch;
 
-    nn_winograd_read_tiles(wino, pass->src, tiles, v);
-    for (int64_t group = 0; group < nn_conv_n_groups(wino->dst_blocks); group++) {
-        multiply(pass, group, tiles.n, v, m);
-        write_tiles(pass, group, tiles, m);
+    for (int64_t first = chunk.first; first < end; first += wino->tiles_per_part) {
+        const nn_cpu_span tiles = {first, nn_cpu_least(wino->tiles_per_part, end - first)};
+        const int64_t next_end = nn_cpu_least(end, first + tiles.n + wino->tiles_per_part);
+        nn_winograd_read_tiles(wino, pass->src, tiles, v);
+        for (int64_t group = 0; group < nn_conv_n_groups(wino->dst_blocks); group++) {
+            multiply(pass, group, tiles, next_end, v, m);
+            write_tiles(pass, group, tiles, m);
+        }
     }
 }
 
@@ -242,5 +302,6 @@ void nn_winograd_run(nn_backend *backend, const nn_winograd *wino, const float *
                       .scratch = scratch,
                       .accumulate = accumulate};
 
-    nn_cpu_run(backend, nn_cpu_div_up(wino->n_tiles, wino->tiles_per_chunk), wino_chunk, &pass);
+    const int64_t chunk_tiles = wino->tiles_per_part * wino->parts_per_chunk;
+    nn_cpu_run(backend, nn_cpu_div_up(wino->n_tiles, chunk_tiles), wino_chunk, &pass);
 }

@@ -30,7 +30,8 @@ typedef struct nn_winograd {
     int64_t dst_c, dst_blocks, dst_h, dst_w;
     int64_t pad_h, pad_w;
     int64_t tile_rows, tile_cols, n_tiles; /* of an image; of all images */
-    int64_t tiles_per_chunk;
+    int64_t tiles_per_part;                /* that are transformed and multiplied together */
+    int64_t parts_per_chunk;               /* that one thread does after each other */
     int64_t src_pitch, dst_pitch; /* floats from one position to the next in a thread's scratch */
 } nn_winograd;
 
@@ -54,10 +55,15 @@ typedef struct nn_wino_place {
     int64_t image, row, col;
 } nn_wino_place;
 nn_wino_place nn_winograd_place(const nn_winograd *wino, int64_t tile);
-/** out[position * src_pitch + (block * tiles_per_chunk + tile) * 16 + lane] of transformed tiles.
+/** out[position * src_pitch + (block * tiles_per_part + tile) * 16 + lane] of transformed tiles.
  */
 void nn_winograd_read_tiles(const nn_winograd *wino, const float *src, nn_cpu_span tiles,
                             float *out);
+
+/** Fetch what a tile is the first to read of src, or writes of some blocks of dst. */
+void nn_winograd_fetch_src(const nn_winograd *wino, const float *src, int64_t tile);
+void nn_winograd_fetch_dst(const nn_winograd *wino, const float *dst, int64_t tile,
+                           int64_t first_block, int n_blocks, int is_written);
 
 /** The gradient of the filter. */
 typedef struct nn_winograd_gradient {

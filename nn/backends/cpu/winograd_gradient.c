@@ -27,9 +27,9 @@ void nn_winograd_gradient_plan(const nn_conv2d_geom *geom, nn_winograd_gradient 
                                : 1;
     out->n_parts = nn_cpu_div_up(n_groups, out->groups_per_part);
     const int64_t n_shares = nn_cpu_div_up(N_TASKS, out->n_parts);
-    const int64_t n_chunks = nn_cpu_div_up(wino->n_tiles, wino->tiles_per_chunk);
-    out->tiles_per_share = nn_cpu_div_up(n_chunks, nn_cpu_least(n_shares, n_chunks)) *
-                           wino->tiles_per_chunk;
+    const int64_t n_tile_parts = nn_cpu_div_up(wino->n_tiles, wino->tiles_per_part);
+    out->tiles_per_share = nn_cpu_div_up(n_tile_parts, nn_cpu_least(n_shares, n_tile_parts)) *
+                           wino->tiles_per_part;
     out->n_shares = nn_cpu_div_up(wino->n_tiles, out->tiles_per_share);
     out->sum_floats = out->groups_per_part * group_floats;
     out->scratch_floats = NN_WINO_PLACES * (wino->src_pitch + wino->dst_pitch);
@@ -59,16 +59,35 @@ static void read_dy(const gradient_pass *pass, int64_t group, nn_cpu_span tiles,
         for (int64_t j = 0; j < n_blocks; j++) {
             const int64_t block = place.image * wino->dst_blocks + group * NN_TILE_BLOCKS + j;
             nn_wino_output_adjoint(pass->dy + block * plane, window,
-                                   out + (j * wino->tiles_per_chunk + i) * NN_CPU_BLOCK,
+                                   out + (j * wino->tiles_per_part + i) * NN_CPU_BLOCK,
                                    wino->dst_pitch);
         }
     }
 }
 
-/* Sums of one group += products of the transformed tiles. */
-static void add_products(const nn_winograd *wino, int n_blocks, int64_t n_tiles, const float *v,
-                         const float *m, float *sums)
+/* What the memory fetches while a group is multiplied: dy of tiles [first, end), and x too if this
+ * is the task's first group. */
+typedef struct next_tiles {
+    int64_t group, first, end;
+    int has_x;
+} next_tiles;
+
+static void fetch_next(const gradient_pass *pass, const next_tiles *next, int64_t idx)
 {
+    const nn_winograd *wino = &pass->plan->wino;
+
+    if (next->first + idx >= next->end) return;
+    nn_winograd_fetch_dst(wino, pass->dy, next->first + idx, next->group * NN_TILE_BLOCKS,
+                          nn_conv_group_blocks(wino->dst_blocks, next->group), 0);
+    if (next->has_x) nn_winograd_fetch_src(wino, pass->x, next->first + idx);
+}
+
+/* Sums of one group += products of the transformed tiles. */
+static void add_products(const gradient_pass *pass, const next_tiles *next, int64_t n_tiles,
+                         const float *v, const float *m, float *sums)
+{
+    const nn_winograd *wino = &pass->plan->wino;
+    const int n_blocks = nn_conv_group_blocks(wino->dst_blocks, next->group);
     const int64_t block_floats = NN_CPU_BLOCK * NN_CPU_BLOCK * n_blocks;
 
     for (int64_t block = 0; block < wino->src_blocks; block++) {
@@ -77,11 +96,12 @@ static void add_products(const nn_winograd *wino, int n_blocks, int64_t n_tiles,
                 .n_images = 1,
                 .n_rows = 1,
                 .n_cols = n_tiles,
-                .x = v + place * wino->src_pitch + block * wino->tiles_per_chunk * NN_CPU_BLOCK,
+                .x = v + place * wino->src_pitch + block * wino->tiles_per_part * NN_CPU_BLOCK,
                 .x_col_pitch = NN_CPU_BLOCK,
                 .dy = m + place * wino->dst_pitch,
-                .dy_block_pitch = wino->tiles_per_chunk * NN_CPU_BLOCK,
+                .dy_block_pitch = wino->tiles_per_part * NN_CPU_BLOCK,
                 .sum = sums + (block * NN_WINO_PLACES + place) * block_floats};
+            if (block == 0) fetch_next(pass, next, place);
             nn_conv_outer_block(&outer, n_blocks);
         }
     }
@@ -147,15 +167,19 @@ static void sum_chunk(void *arg, int64_t chunk_idx, int thread_idx)
                                            : m + NN_WINO_PLACES * wino->dst_pitch;
 
     memset(sums, 0, (size_t)plan->sum_floats * sizeof(float));
-    for (int64_t i = 0; i < share.n; i += wino->tiles_per_chunk) {
+    for (int64_t i = 0; i < share.n; i += wino->tiles_per_part) {
         const nn_cpu_span tiles = {share.first + i,
-                                   nn_cpu_least(wino->tiles_per_chunk, share.n - i)};
+                                   nn_cpu_least(wino->tiles_per_part, share.n - i)};
         nn_winograd_read_tiles(wino, pass->x, tiles, v);
         for (int64_t j = 0; j < groups.n; j++) {
             const int64_t group = groups.first + j;
             read_dy(pass, group, tiles, m);
-            add_products(wino, nn_conv_group_blocks(wino->dst_blocks, group), tiles.n, v, m,
-                         sums + j * group_step(plan));
+            const int64_t first = tiles.first + tiles.n, end = share.first + share.n;
+            const next_tiles next = {.group = group,
+                                     .first = first,
+                                     .end = nn_cpu_least(end, first + wino->tiles_per_part),
+                                     .has_x = j == 0};
+            add_products(pass, &next, tiles.n, v, m, sums + j * group_step(plan));
         }
     }
     for (int64_t j = 0; plan->n_shares == 1 && j < groups.n; j++) {
