@@ -184,6 +184,28 @@ static void conv2d_every_shape_is_as_reference_at_any_thread_count(void **state)
     }
 }
 
+/* A net is planned for its minibatch, and the last batch of an epoch may be smaller. */
+static void conv2d_workspace_of_fewer_images_is_not_larger(void **state)
+{
+    (void)state;
+    for (int idx = 0; idx < nn_backend_count(); idx++) {
+        nn_backend *backend = kernel_backend(nn_backend_at(idx)->name, 3);
+        for (int i = 0; i < N_CONV_CASES; i++) {
+            nn_conv2d_geom geom = geom_of(&conv_cases[i]);
+            size_t before = 0;
+            for (geom.n = 1; geom.n < 80; geom.n++) {
+                const size_t now = backend->ops->conv2d_workspace_bytes(backend, &geom);
+                if (now < before) {
+                    fail_msg("%s: %zu bytes for %lld images, %zu for one less", conv_cases[i].what,
+                             now, (long long)geom.n, before);
+                }
+                before = now;
+            }
+        }
+        nn_backend_close(&backend);
+    }
+}
+
 static void conv2d_hand_values(nn_backend *backend)
 {
     static const conv_case test = {"", 1, 1, 3, 3, 1, 2, 2, 1, 1, 1, 1, 1, 1, 1};
@@ -320,6 +342,7 @@ static void dense_of_small_matrix_gives_hand_computed_values(void **state)
 
 static const struct CMUnitTest tests[] = {
     cvy_unit_test(conv2d_every_shape_is_as_reference_at_any_thread_count),
+    cvy_unit_test(conv2d_workspace_of_fewer_images_is_not_larger),
     cvy_unit_test(conv2d_of_small_image_gives_hand_computed_values),
     cvy_unit_test(conv2d_backward_is_adjoint_of_forward),
     cvy_unit_test(dense_every_shape_is_as_reference_at_any_thread_count),

@@ -50,8 +50,11 @@ void nn_conv_gradient_plan(const nn_conv2d_geom *geom, nn_conv_gradient *out)
     out->images_per_share = nn_cpu_div_up(geom->n, nn_cpu_least(n_shares, geom->n));
     out->n_shares = nn_cpu_div_up(geom->n, out->images_per_share);
     out->sum_floats = out->n_inputs * NN_CPU_BLOCK * NN_TILE_BLOCKS;
-    if (out->n_shares > 1) {
-        out->total_floats = out->sum_floats * out->n_shares * out->n_groups * out->n_parts;
+    /* Where sums lie depends on the geometry without the images, and their room grows with these: a
+     * smaller batch must do with the workspace of a larger one. */
+    if (n_shares > 1) {
+        out->total_floats = out->sum_floats * nn_cpu_least(n_shares, geom->n) * out->n_groups *
+                            out->n_parts;
     } else {
         out->scratch_floats = out->sum_floats;
     }
@@ -210,8 +213,9 @@ static void sum_chunk(void *arg, int64_t chunk_idx, int thread_idx)
     const nn_conv_gradient *plan = pass->plan;
     const task_place task = place_task(plan, chunk_idx);
     float *const scratch = pass->scratch + thread_idx * plan->scratch_floats;
-    float *const sums = plan->n_shares > 1 ? pass->sums + chunk_idx * plan->sum_floats : scratch;
-    float *const copy = plan->n_shares > 1 ? scratch : scratch + plan->sum_floats;
+    float *const sums = plan->total_floats > 0 ? pass->sums + chunk_idx * plan->sum_floats
+                                               : scratch;
+    float *const copy = plan->total_floats > 0 ? scratch : scratch + plan->sum_floats;
 
     memset(sums, 0, (size_t)plan->sum_floats * sizeof(float));
     for (int64_t i = 0; i < task.images.n; i += plan->images_per_step) {
@@ -226,7 +230,7 @@ static void sum_chunk(void *arg, int64_t chunk_idx, int thread_idx)
             }
         }
     }
-    if (plan->n_shares == 1) write_filter(pass, &task, sums);
+    if (plan->total_floats == 0) write_filter(pass, &task, sums);
 }
 
 /* The shares of one group and part, in their order. */
@@ -254,5 +258,5 @@ void nn_conv_gradient_run(nn_backend *backend, const nn_conv_gradient *plan, con
     const int64_t n_tasks = plan->n_groups * plan->n_parts;
 
     nn_cpu_run(backend, plan->n_shares * n_tasks, sum_chunk, &pass);
-    if (plan->n_shares > 1) nn_cpu_run(backend, n_tasks, reduce_chunk, &pass);
+    if (plan->total_floats > 0) nn_cpu_run(backend, n_tasks, reduce_chunk, &pass);
 }

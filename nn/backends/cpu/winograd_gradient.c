@@ -33,8 +33,10 @@ void nn_winograd_gradient_plan(const nn_conv2d_geom *geom, nn_winograd_gradient 
     out->n_shares = nn_cpu_div_up(wino->n_tiles, out->tiles_per_share);
     out->sum_floats = out->groups_per_part * group_floats;
     out->scratch_floats = NN_WINO_PLACES * (wino->src_pitch + wino->dst_pitch);
-    if (out->n_shares > 1) {
-        out->total_floats = out->sum_floats * out->n_shares * out->n_parts;
+    /* Where sums lie depends on the geometry without the images, and their room grows with these: a
+     * smaller batch must do with the workspace of a larger one. */
+    if (n_shares > 1) {
+        out->total_floats = out->sum_floats * nn_cpu_least(n_shares, n_tile_parts) * out->n_parts;
     } else {
         out->scratch_floats += out->sum_floats;
     }
@@ -163,8 +165,8 @@ static void sum_chunk(void *arg, int64_t chunk_idx, int thread_idx)
                                           chunk_idx / plan->n_parts);
     float *const v = pass->scratch + thread_idx * plan->scratch_floats;
     float *const m = v + NN_WINO_PLACES * wino->src_pitch;
-    float *const sums = plan->n_shares > 1 ? pass->sums + chunk_idx * plan->sum_floats
-                                           : m + NN_WINO_PLACES * wino->dst_pitch;
+    float *const sums = plan->total_floats > 0 ? pass->sums + chunk_idx * plan->sum_floats
+                                               : m + NN_WINO_PLACES * wino->dst_pitch;
 
     memset(sums, 0, (size_t)plan->sum_floats * sizeof(float));
     for (int64_t i = 0; i < share.n; i += wino->tiles_per_part) {
@@ -182,7 +184,7 @@ static void sum_chunk(void *arg, int64_t chunk_idx, int thread_idx)
             add_products(pass, &next, tiles.n, v, m, sums + j * group_step(plan));
         }
     }
-    for (int64_t j = 0; plan->n_shares == 1 && j < groups.n; j++) {
+    for (int64_t j = 0; plan->total_floats == 0 && j < groups.n; j++) {
         const int64_t group = groups.first + j;
         for (int64_t block = 0; block < wino->src_blocks; block++) {
             write_block(pass, group, block,
@@ -217,7 +219,7 @@ void nn_winograd_gradient_run(nn_backend *backend, const nn_winograd_gradient *p
         .plan = plan, .x = x, .dy = dy, .dfilter = dfilter, .sums = sums, .scratch = scratch};
 
     nn_cpu_run(backend, plan->n_shares * plan->n_parts, sum_chunk, &pass);
-    if (plan->n_shares > 1) {
+    if (plan->total_floats > 0) {
         nn_cpu_run(backend, nn_conv_n_groups(plan->wino.dst_blocks) * plan->wino.src_blocks,
                    reduce_chunk, &pass);
     }
