@@ -1,6 +1,6 @@
-#include "nn/backends/cpu/batchnorm_blocks.h"
+#include "nn/backends/cpu/batchnorm_blocks_internal.h"
 
-#include "nn/backends/cpu/layout.h"
+#include "nn/backends/cpu/layout_internal.h"
 
 #include <math.h>
 #include <stddef.h>

@@ -1,8 +1,8 @@
 #include "nn/backends/cpu/conv2d_internal.h"
-#include "nn/backends/cpu/conv_gradient.h"
-#include "nn/backends/cpu/conv_sweep.h"
-#include "nn/backends/cpu/layout.h"
-#include "nn/backends/cpu/winograd.h"
+#include "nn/backends/cpu/conv_gradient_internal.h"
+#include "nn/backends/cpu/conv_sweep_internal.h"
+#include "nn/backends/cpu/layout_internal.h"
+#include "nn/backends/cpu/winograd_internal.h"
 
 #include <string.h>
 

@@ -1,4 +1,4 @@
-#include "nn/backends/cpu/conv_sweep.h"
+#include "nn/backends/cpu/conv_sweep_internal.h"
 
 /* Filters from KCRS to the order in which tiles read them. */
 

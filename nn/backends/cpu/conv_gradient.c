@@ -1,8 +1,8 @@
-#include "nn/backends/cpu/conv_gradient.h"
+#include "nn/backends/cpu/conv_gradient_internal.h"
 
 #include "nn/backends/cpu/conv2d_internal.h"
-#include "nn/backends/cpu/conv_outer.h"
-#include "nn/backends/cpu/layout.h"
+#include "nn/backends/cpu/conv_outer_internal.h"
+#include "nn/backends/cpu/layout_internal.h"
 
 #include <string.h>
 

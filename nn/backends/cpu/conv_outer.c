@@ -1,4 +1,4 @@
-#include "nn/backends/cpu/conv_outer.h"
+#include "nn/backends/cpu/conv_outer_internal.h"
 
 enum { MOST_VECS = 2 * NN_VECS_PER_BLOCK, MOST_INPUTS = 16 };
 

@@ -1,7 +1,7 @@
-#include "nn/backends/cpu/conv_sweep.h"
+#include "nn/backends/cpu/conv_sweep_internal.h"
 
-#include "nn/backends/cpu/conv_tile.h"
-#include "nn/backends/cpu/layout.h"
+#include "nn/backends/cpu/conv_tile_internal.h"
+#include "nn/backends/cpu/layout_internal.h"
 
 /* --- Geometry -------------------------------------------------------------------------------- */
 

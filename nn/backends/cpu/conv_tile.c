@@ -1,4 +1,4 @@
-#include "nn/backends/cpu/conv_tile.h"
+#include "nn/backends/cpu/conv_tile_internal.h"
 
 #include <stddef.h>
 
@@ -80,9 +80,10 @@ CVY_INLINE_ALWAYS void run_tile(const nn_conv_tile *tile, tile_form form)
     X(blocks, 1, 4, channels)                                                                      \
     X(blocks, 1, 5, channels)                                                                      \
     X(blocks, 1, 6, channels)                                                                      \
-    X(blocks, 1, 7, channels) X(blocks, 1, 8, channels) X(blocks, 1, 9, channels)                  \
-        X(blocks, 1, 10, channels) X(blocks, 1, 11, channels) X(blocks, 1, 12, channels)           \
-            X(blocks, 1, 13, channels) X(blocks, 1, 14, channels)
+    X(blocks, 1, 7, channels)                                                                      \
+    X(blocks, 1, 8, channels) X(blocks, 1, 9, channels) X(blocks, 1, 10, channels)                 \
+        X(blocks, 1, 11, channels) X(blocks, 1, 12, channels) X(blocks, 1, 13, channels)           \
+            X(blocks, 1, 14, channels)
 #define TWO_ROWS(X, blocks)                                                                        \
     X(blocks, 2, 1, 16)                                                                            \
     X(blocks, 2, 2, 16)                                                                            \

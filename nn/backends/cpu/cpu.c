@@ -1,7 +1,7 @@
 #include "nn/backends/cpu/cpu_internal.h"
 
 #include "base/alloc.h"
-#include "nn/backends/cpu/layout.h"
+#include "nn/backends/cpu/layout_internal.h"
 
 #include <string.h>
 

@@ -14,13 +14,14 @@
  * whose shape follows from the geometry alone, one thread computes a chunk from beginning to end,
  * and no matrix product is ever cut to suit the threads: BLAS may round another shape another way.
  */
-enum { NN_CPU_N_PARTIALS = 128, NN_CPU_PARTIAL = 32 };
 typedef struct nn_cpu {
     nn_backend base;
     cvy_pool *pool;
-    double *
-        partials; /* [NN_CPU_N_PARTIALS][NN_CPU_PARTIAL] sums of channels, lost from call to call */
+    double *partials; /* [NN_CPU_N_PARTIALS][NN_CPU_PARTIAL], lost from call to call */
 } nn_cpu;
+
+/** Partial sums of blocks of channels that a batch norm may have, and the doubles of each. */
+enum { NN_CPU_N_PARTIALS = 128, NN_CPU_PARTIAL = 32 };
 
 /** Floats that one chunk of an elementwise kernel handles: 64 KiB, a part of a core's cache. */
 enum { NN_CPU_CHUNK = 16384 };

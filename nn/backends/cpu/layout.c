@@ -1,4 +1,4 @@
-#include "nn/backends/cpu/layout.h"
+#include "nn/backends/cpu/layout_internal.h"
 
 #include <string.h>
 

@@ -1,6 +1,6 @@
-#include "nn/backends/cpu/pool2d_blocks.h"
+#include "nn/backends/cpu/pool2d_blocks_internal.h"
 
-#include "nn/backends/cpu/layout.h"
+#include "nn/backends/cpu/layout_internal.h"
 
 #include <string.h>
 

@@ -1,8 +1,8 @@
-#include "nn/backends/cpu/winograd.h"
+#include "nn/backends/cpu/winograd_internal.h"
 
-#include "nn/backends/cpu/conv_sweep.h"
-#include "nn/backends/cpu/conv_tile.h"
-#include "nn/backends/cpu/layout.h"
+#include "nn/backends/cpu/conv_sweep_internal.h"
+#include "nn/backends/cpu/conv_tile_internal.h"
+#include "nn/backends/cpu/layout_internal.h"
 
 /* Tiles of a part: twice what registers take, so that a group's filters are read seldom, and
  * the transformed input stays near. */

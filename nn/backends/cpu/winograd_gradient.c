@@ -1,6 +1,6 @@
-#include "nn/backends/cpu/conv_outer.h"
-#include "nn/backends/cpu/conv_sweep.h"
-#include "nn/backends/cpu/winograd.h"
+#include "nn/backends/cpu/conv_outer_internal.h"
+#include "nn/backends/cpu/conv_sweep_internal.h"
+#include "nn/backends/cpu/winograd_internal.h"
 
 #include <string.h>
 

@@ -1,4 +1,4 @@
-#include "nn/backends/cpu/winograd.h"
+#include "nn/backends/cpu/winograd_internal.h"
 
 #include <stddef.h>
 

@@ -1,7 +1,7 @@
-#ifndef NN_BACKENDS_CPU_CONV_GRADIENT_H
-#define NN_BACKENDS_CPU_CONV_GRADIENT_H
+#ifndef NN_BACKENDS_CPU_CONV_GRADIENT_INTERNAL_H
+#define NN_BACKENDS_CPU_CONV_GRADIENT_INTERNAL_H
 
-#include "nn/backends/cpu/conv_sweep.h"
+#include "nn/backends/cpu/conv_sweep_internal.h"
 
 /**
  * The gradient of a filter, dfilter[k,c,r,s] = sum over images and output pixels of dy times x.

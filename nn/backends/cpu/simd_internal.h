@@ -1,5 +1,5 @@
-#ifndef NN_BACKENDS_CPU_SIMD_H
-#define NN_BACKENDS_CPU_SIMD_H
+#ifndef NN_BACKENDS_CPU_SIMD_INTERNAL_H
+#define NN_BACKENDS_CPU_SIMD_INTERNAL_H
 
 #include "base/compiler.h"
 

@@ -1,8 +1,8 @@
-#ifndef NN_BACKENDS_CPU_WINOGRAD_H
-#define NN_BACKENDS_CPU_WINOGRAD_H
+#ifndef NN_BACKENDS_CPU_WINOGRAD_INTERNAL_H
+#define NN_BACKENDS_CPU_WINOGRAD_INTERNAL_H
 
 #include "nn/backends/cpu/cpu_internal.h"
-#include "nn/backends/cpu/simd.h"
+#include "nn/backends/cpu/simd_internal.h"
 
 /**
  * 3x3 convolutions with stride 1 by Winograd's minimal filtering F(4x4, 3x3): a quarter of the

@@ -1,7 +1,7 @@
-#ifndef NN_BACKENDS_CPU_CONV_OUTER_H
-#define NN_BACKENDS_CPU_CONV_OUTER_H
+#ifndef NN_BACKENDS_CPU_CONV_OUTER_INTERNAL_H
+#define NN_BACKENDS_CPU_CONV_OUTER_INTERNAL_H
 
-#include "nn/backends/cpu/simd.h"
+#include "nn/backends/cpu/simd_internal.h"
 
 #include <stdint.h>
 

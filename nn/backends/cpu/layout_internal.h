@@ -1,8 +1,8 @@
-#ifndef NN_BACKENDS_CPU_LAYOUT_H
-#define NN_BACKENDS_CPU_LAYOUT_H
+#ifndef NN_BACKENDS_CPU_LAYOUT_INTERNAL_H
+#define NN_BACKENDS_CPU_LAYOUT_INTERNAL_H
 
 #include "nn/backends/cpu/cpu_internal.h"
-#include "nn/backends/cpu/simd.h"
+#include "nn/backends/cpu/simd_internal.h"
 
 /**
  * How activations and their gradients lie in memory.

@@ -1,8 +1,8 @@
-#ifndef NN_BACKENDS_CPU_CONV_SWEEP_H
-#define NN_BACKENDS_CPU_CONV_SWEEP_H
+#ifndef NN_BACKENDS_CPU_CONV_SWEEP_INTERNAL_H
+#define NN_BACKENDS_CPU_CONV_SWEEP_INTERNAL_H
 
 #include "nn/backends/cpu/cpu_internal.h"
-#include "nn/backends/cpu/simd.h"
+#include "nn/backends/cpu/simd_internal.h"
 
 /**
  * A convolution seen as one sweep over its output (dst), which reads windows of its input (src).
