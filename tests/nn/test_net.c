@@ -1,4 +1,4 @@
-/* One file because all tests run on the same nets, which are built here. */
+/* In one file because all tests run on the same nets, which are built here. */
 #include "tests/support/test_support.h"
 
 #include "base/alloc.h"

@@ -73,26 +73,24 @@ CVY_INLINE_ALWAYS void run_tile(const nn_conv_tile *tile, tile_form form)
 }
 
 /* One function per shape of tile, so that each keeps its sums in registers. */
-#define ONE_ROW(X, blocks, channels)                                                               \
-    X(blocks, 1, 1, channels)                                                                      \
-    X(blocks, 1, 2, channels)                                                                      \
-    X(blocks, 1, 3, channels)                                                                      \
-    X(blocks, 1, 4, channels)                                                                      \
-    X(blocks, 1, 5, channels)                                                                      \
-    X(blocks, 1, 6, channels)                                                                      \
-    X(blocks, 1, 7, channels)                                                                      \
-    X(blocks, 1, 8, channels) X(blocks, 1, 9, channels) X(blocks, 1, 10, channels)                 \
-        X(blocks, 1, 11, channels) X(blocks, 1, 12, channels) X(blocks, 1, 13, channels)           \
-            X(blocks, 1, 14, channels)
-#define TWO_ROWS(X, blocks)                                                                        \
-    X(blocks, 2, 1, 16)                                                                            \
-    X(blocks, 2, 2, 16)                                                                            \
-    X(blocks, 2, 3, 16)                                                                            \
-    X(blocks, 2, 4, 16) X(blocks, 2, 5, 16) X(blocks, 2, 6, 16) X(blocks, 2, 7, 16)
-#define BLOCK_TILES(X)                                                                             \
-    ONE_ROW(X, 1, 16)                                                                              \
-    X(1, 1, 15, 16) X(1, 1, 16, 16) TWO_ROWS(X, 1) X(1, 2, 8, 16) ONE_ROW(X, 2, 16) TWO_ROWS(X, 2)
-#define PLANE_TILES(X) ONE_ROW(X, 1, 1) X(1, 1, 15, 1) X(1, 1, 16, 1) ONE_ROW(X, 2, 1)
+#define UP_TO_4(X, blocks, rows, channels)                                                         \
+    X(blocks, rows, 1, channels)                                                                   \
+    X(blocks, rows, 2, channels) X(blocks, rows, 3, channels) X(blocks, rows, 4, channels)
+#define UP_TO_7(X, blocks, rows, channels)                                                         \
+    UP_TO_4(X, blocks, rows, channels)                                                             \
+    X(blocks, rows, 5, channels) X(blocks, rows, 6, channels) X(blocks, rows, 7, channels)
+#define UP_TO_10(X, blocks, rows, channels)                                                        \
+    UP_TO_7(X, blocks, rows, channels)                                                             \
+    X(blocks, rows, 8, channels) X(blocks, rows, 9, channels) X(blocks, rows, 10, channels)
+#define UP_TO_14(X, blocks, rows, channels)                                                        \
+    UP_TO_10(X, blocks, rows, channels)                                                            \
+    X(blocks, rows, 11, channels)                                                                  \
+    X(blocks, rows, 12, channels) X(blocks, rows, 13, channels) X(blocks, rows, 14, channels)
+#define ONE_ROW(X, channels)                                                                       \
+    UP_TO_14(X, 1, 1, channels)                                                                    \
+    X(1, 1, 15, channels) X(1, 1, 16, channels) UP_TO_14(X, 2, 1, channels)
+#define BLOCK_TILES(X) ONE_ROW(X, 16) UP_TO_7(X, 1, 2, 16) X(1, 2, 8, 16) UP_TO_7(X, 2, 2, 16)
+#define PLANE_TILES(X) ONE_ROW(X, 1)
 
 #define DEFINE(blocks, rows, pixels, channels)                                                     \
     static void tile_##blocks##_##rows##_##pixels##_##channels(const nn_conv_tile *tile)           \
