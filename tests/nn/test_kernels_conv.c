@@ -82,6 +82,7 @@ static const conv_case conv_cases[] = {
     {"planes to blocks, short rows", 5, 6, 9, 5, 50, 3, 3, 1, 1, 1, 1, 1, 1, 1},
     {"planes to blocks, 1x1", 3, 7, 6, 5, 40, 1, 1, 1, 1, 0, 0, 1, 1, 1},
     {"planes to blocks, dilated", 2, 1, 11, 12, 16, 3, 3, 1, 2, 2, 2, 2, 3, 1},
+    {"blocks, many filters", 2, 496, 5, 4, 240, 3, 3, 1, 1, 1, 1, 1, 1, 1},
     {"many partial sums", 41, 2, 12, 12, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1},
 };
 enum { N_CONV_CASES = sizeof conv_cases / sizeof conv_cases[0] };
@@ -182,6 +183,52 @@ static void conv2d_every_shape_is_as_reference_at_any_thread_count(void **state)
          * values up to 30. */
         kernel_check(conv_cases[i].what, run_conv, &conv_cases[i], n_conv_outputs(&size), 1e-4);
     }
+}
+
+/* Whatever images it shares a batch with, an image's output and gradient have the same bits. */
+static void conv2d_of_an_image_does_not_depend_on_the_others(void **state)
+{
+    static const conv_case cases[] = {
+        {"sweep", 70, 16, 5, 6, 32, 3, 3, 2, 2, 1, 1, 1, 1, 1},
+        {"transformed", 70, 16, 8, 7, 32, 3, 3, 1, 1, 1, 1, 1, 1, 1},
+        {"transformed, in slabs", 290, 496, 4, 4, 240, 3, 3, 1, 1, 1, 1, 1, 1, 1}};
+    nn_backend *backend = kernel_backend("cpu", 2);
+    const nn_backend_ops *ops = backend->ops;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        nn_conv2d_geom geom = geom_of(&cases[i]);
+        const int64_t n = geom.n;
+        const nn_shape in = kernel_shape(n, geom.c, geom.h, geom.w);
+        const nn_shape to = kernel_shape(n, geom.k, geom.p, geom.q);
+        const int64_t n_in = ops->activation_elems(backend, &in) / n;
+        const int64_t n_out = ops->activation_elems(backend, &to) / n;
+        float *x = kernel_random_activation(backend, 1, &in), *dx = kernel_blank(backend, &in);
+        float *dy = kernel_random_activation(backend, 2, &to), *y = kernel_blank(backend, &to);
+        float *one = kernel_floats(n_in + n_out);
+        float *filter = kernel_random_floats(3, geom.k * geom.c * geom.r * geom.s);
+        void *workspace = spoilt_workspace(backend, &geom);
+
+        assert_ok(ops->conv2d_forward(backend, &geom, x, filter, NULL, y, workspace));
+        assert_ok(ops->conv2d_backward_data(backend, &geom, dy, filter, dx, 0, workspace));
+        geom.n = 1;
+        for (int64_t image = 0; image < n; image += (n - 1) / 5) {
+            assert_ok(ops->conv2d_forward(backend, &geom, x + image * n_in, filter, NULL, one,
+                                          workspace));
+            assert_memory_equal(one, y + image * n_out, (size_t)n_out * sizeof *one);
+            assert_ok(ops->conv2d_backward_data(backend, &geom, dy + image * n_out, filter, one, 0,
+                                                workspace));
+            assert_memory_equal(one, dx + image * n_in, (size_t)n_in * sizeof *one);
+        }
+        ops->release(backend, workspace);
+        cvy_free(x);
+        cvy_free(dx);
+        cvy_free(dy);
+        cvy_free(y);
+        cvy_free(one);
+        cvy_free(filter);
+    }
+    nn_backend_close(&backend);
 }
 
 /* A net is planned for its minibatch, and the last batch of an epoch may be smaller. */
@@ -342,6 +389,7 @@ static void dense_of_small_matrix_gives_hand_computed_values(void **state)
 
 static const struct CMUnitTest tests[] = {
     cvy_unit_test(conv2d_every_shape_is_as_reference_at_any_thread_count),
+    cvy_unit_test(conv2d_of_an_image_does_not_depend_on_the_others),
     cvy_unit_test(conv2d_workspace_of_fewer_images_is_not_larger),
     cvy_unit_test(conv2d_of_small_image_gives_hand_computed_values),
     cvy_unit_test(conv2d_backward_is_adjoint_of_forward),

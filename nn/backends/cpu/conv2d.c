@@ -50,11 +50,11 @@ static int64_t winograd_floats(const nn_backend *backend, const nn_conv2d_geom *
     nn_winograd_forward(geom, &there);
     nn_winograd_backward(geom, &back);
     nn_winograd_gradient_plan(geom, &plan);
-    const int64_t scratch = nn_cpu_most(nn_winograd_scratch_floats(&there),
-                                        nn_winograd_scratch_floats(&back));
-    const int64_t filter = nn_winograd_filter_floats(&there) + there.dst_blocks * NN_CPU_BLOCK;
+    const int64_t forward = there.dst_blocks * NN_CPU_BLOCK +
+                            nn_winograd_workspace_floats(&there, backend->n_threads);
+    const int64_t data = nn_winograd_workspace_floats(&back, backend->n_threads);
 
-    return nn_cpu_most(filter + backend->n_threads * scratch,
+    return nn_cpu_most(nn_cpu_most(forward, data),
                        plan.total_floats + backend->n_threads * plan.scratch_floats);
 }
 
@@ -170,10 +170,9 @@ static void winograd_forward(nn_backend *backend, const nn_conv2d_geom *geom, co
     nn_winograd wino;
 
     nn_winograd_forward(geom, &wino);
-    float *const place = workspace + nn_winograd_filter_floats(&wino);
-    nn_winograd_filter(backend, &wino, filter, geom->c * 9, 9, 0, workspace);
-    nn_winograd_run(backend, &wino, x, workspace, padded_bias(geom->k, bias, place), y, 0,
-                    place + wino.dst_blocks * NN_CPU_BLOCK);
+    const nn_wino_filters filters = {.at = filter, .dst_stride = geom->c * 9, .src_stride = 9};
+    nn_winograd_run(backend, &wino, x, &filters, padded_bias(geom->k, bias, workspace), y, 0,
+                    workspace + wino.dst_blocks * NN_CPU_BLOCK);
 }
 
 static void winograd_backward_data(nn_backend *backend, const nn_conv2d_geom *geom, const float *dy,
@@ -182,9 +181,9 @@ static void winograd_backward_data(nn_backend *backend, const nn_conv2d_geom *ge
     nn_winograd wino;
 
     nn_winograd_backward(geom, &wino);
-    nn_winograd_filter(backend, &wino, filter, 9, geom->c * 9, 1, workspace);
-    nn_winograd_run(backend, &wino, dy, workspace, NULL, dx, accumulate,
-                    workspace + nn_winograd_filter_floats(&wino));
+    const nn_wino_filters filters = {
+        .at = filter, .dst_stride = 9, .src_stride = geom->c * 9, .is_turned = 1};
+    nn_winograd_run(backend, &wino, dy, &filters, NULL, dx, accumulate, workspace);
 }
 
 cvy_status nn_cpu_conv2d_forward(nn_backend *backend, const nn_conv2d_geom *geom, const float *x,

@@ -18,6 +18,9 @@ void nn_winograd_gradient_plan(const nn_conv2d_geom *geom, nn_winograd_gradient 
     memset(out, 0, sizeof *out);
     nn_winograd *wino = &out->wino;
     nn_winograd_forward(geom, wino);
+    wino->tiles_per_slab = 0; /* a task transforms the tiles that it needs */
+    wino->src_tiles = wino->tiles_per_part;
+    wino->src_pitch = (wino->src_blocks * wino->src_tiles + 1) * NN_CPU_BLOCK;
 
     const int64_t n_groups = nn_conv_n_groups(wino->dst_blocks);
     const int64_t group_floats = NN_WINO_PLACES * wino->src_blocks * NN_CPU_BLOCK * NN_CPU_BLOCK *
@@ -98,7 +101,7 @@ static void add_products(const gradient_pass *pass, const next_tiles *next, int6
                 .n_images = 1,
                 .n_rows = 1,
                 .n_cols = n_tiles,
-                .x = v + place * wino->src_pitch + block * wino->tiles_per_part * NN_CPU_BLOCK,
+                .x = v + place * wino->src_pitch + block * wino->src_tiles * NN_CPU_BLOCK,
                 .x_col_pitch = NN_CPU_BLOCK,
                 .dy = m + place * wino->dst_pitch,
                 .dy_block_pitch = wino->tiles_per_part * NN_CPU_BLOCK,

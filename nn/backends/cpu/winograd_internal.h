@@ -32,30 +32,35 @@ typedef struct nn_winograd {
     int64_t tile_rows, tile_cols, n_tiles; /* of an image; of all images */
     int64_t tiles_per_part;                /* that are transformed and multiplied together */
     int64_t parts_per_chunk;               /* that one thread does after each other */
+    /* With many filters: tiles of a slab are transformed first, for all; then a chunk is one group
+     * of dst channels, whose filters are transformed where they are used. 0: not so. */
+    int64_t tiles_per_slab;
+    int64_t src_tiles;            /* room for so many in the transformed src: a part, or a slab */
     int64_t src_pitch, dst_pitch; /* floats from one position to the next in a thread's scratch */
 } nn_winograd;
 
 void nn_winograd_forward(const nn_conv2d_geom *geom, nn_winograd *out);
 void nn_winograd_backward(const nn_conv2d_geom *geom, nn_winograd *out);
 
-/** Transformed filters: groups of one or two blocks of dst channels; in each (position, block of
- *  src, 16, dst channel). Strides as in nn_conv_sweep_pack_filter(); is_turned: taps in reverse. */
-int64_t nn_winograd_filter_floats(const nn_winograd *wino);
-void nn_winograd_filter(nn_backend *backend, const nn_winograd *wino, const float *filter,
-                        int64_t dst_stride, int64_t src_stride, int is_turned, float *out);
+/** A filter of KCRS: floats from one channel of dst and of src to the next. */
+typedef struct nn_wino_filters {
+    const float *at;
+    int64_t dst_stride, src_stride;
+    int is_turned; /* taps in reverse */
+} nn_wino_filters;
 
-/** scratch: nn_winograd_scratch_floats() for each thread. */
-int64_t nn_winograd_scratch_floats(const nn_winograd *wino);
+/** dst (+)= src by the filters, + bias (dst_blocks * 16 floats, or NULL). */
+int64_t nn_winograd_workspace_floats(const nn_winograd *wino, int n_threads);
 void nn_winograd_run(nn_backend *backend, const nn_winograd *wino, const float *src,
-                     const float *filter, const float *bias, float *dst, int accumulate,
-                     float *scratch);
+                     const nn_wino_filters *filters, const float *bias, float *dst, int accumulate,
+                     float *workspace);
 
 /** Where a tile (counted over all images) stands in dst. */
 typedef struct nn_wino_place {
     int64_t image, row, col;
 } nn_wino_place;
 nn_wino_place nn_winograd_place(const nn_winograd *wino, int64_t tile);
-/** out[position * src_pitch + (block * tiles_per_part + tile) * 16 + lane] of transformed tiles.
+/** out[position * src_pitch + (block * src_tiles + tile) * 16 + lane] of transformed tiles.
  */
 void nn_winograd_read_tiles(const nn_winograd *wino, const float *src, nn_cpu_span tiles,
                             float *out);
