@@ -82,7 +82,7 @@ static const conv_case conv_cases[] = {
     {"planes to blocks, short rows", 5, 6, 9, 5, 50, 3, 3, 1, 1, 1, 1, 1, 1, 1},
     {"planes to blocks, 1x1", 3, 7, 6, 5, 40, 1, 1, 1, 1, 0, 0, 1, 1, 1},
     {"planes to blocks, dilated", 2, 1, 11, 12, 16, 3, 3, 1, 2, 2, 2, 2, 3, 1},
-    {"blocks, many filters", 2, 496, 5, 4, 240, 3, 3, 1, 1, 1, 1, 1, 1, 1},
+    {"blocks, many filters", 1, 496, 5, 4, 240, 3, 3, 1, 1, 1, 1, 1, 1, 1},
     {"many partial sums", 41, 2, 12, 12, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1},
 };
 enum { N_CONV_CASES = sizeof conv_cases / sizeof conv_cases[0] };
@@ -173,15 +173,27 @@ static void run_conv(nn_backend *backend, const void *arg, float *out)
     cvy_free(dy);
 }
 
+/* A sum of n products of numbers on [-1, 1) is about n^0.5 / 3. In float, one after the other or
+ * through Winograd's transforms, whose constants go up to 8, it is off by some 30 roundings. */
+static double tolerance_of(const nn_conv2d_geom *geom)
+{
+    const int64_t taps = geom->r * geom->s;
+    const int64_t sums[] = {geom->c / geom->groups * taps, geom->k / geom->groups * taps,
+                            geom->n * geom->p * geom->q};
+    int64_t n = 16;
+
+    for (int i = 0; i < 3; i++) n = sums[i] > n ? sums[i] : n;
+    return 4e-6 * sqrt((double)n);
+}
+
 static void conv2d_every_shape_is_as_reference_at_any_thread_count(void **state)
 {
     (void)state;
     for (int i = 0; i < N_CONV_CASES; i++) {
         const nn_conv2d_geom geom = geom_of(&conv_cases[i]);
         const conv_sizes size = sizes_of(&geom);
-        /* Sums of up to 6000 products below 1, one after the other in float: 6000^0.5 roundings of
-         * values up to 30. */
-        kernel_check(conv_cases[i].what, run_conv, &conv_cases[i], n_conv_outputs(&size), 1e-4);
+        kernel_check(conv_cases[i].what, run_conv, &conv_cases[i], n_conv_outputs(&size),
+                     tolerance_of(&geom));
     }
 }
 
