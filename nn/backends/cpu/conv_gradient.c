@@ -8,7 +8,7 @@
 
 enum {
     N_TASKS = 32,      /* enough for the threads of any machine that one net is run on */
-    STEP_PIXELS = 192, /* of one block of x and two of dy: 36 KiB */
+    STEP_PIXELS = 256, /* of one block of x and two of dy: 48 KiB */
     PART_BLOCKS = 4    /* of x, that meet the same dy while it is in the cache */
 };
 
@@ -24,9 +24,9 @@ static void cut_steps(nn_conv_gradient *plan)
 
     plan->images_per_step = is_planes(plan) ? 1 : nn_cpu_most(1, STEP_PIXELS / image_px);
     plan->rows_per_step = nn_cpu_least(geom->p, nn_cpu_most(1, STEP_PIXELS / geom->q));
-    if (is_planes(plan)) {
-        plan->rows_per_step = nn_cpu_least(plan->rows_per_step, plan->sweep.rows_per_band);
-    }
+    plan->rows_per_band = is_planes(plan) && !plan->sweep.is_direct ? plan->sweep.rows_per_band
+                                                                    : geom->p;
+    plan->rows_per_step = nn_cpu_least(plan->rows_per_step, plan->rows_per_band);
 }
 
 void nn_conv_gradient_plan(const nn_conv2d_geom *geom, nn_conv_gradient *out)
@@ -131,8 +131,15 @@ static void add_step(const gradient_pass *pass, const task_place *task, nn_cpu_s
 
 /* --- Inputs in planes ------------------------------------------------------------------------- */
 
+/* Floats of x, or of its copy, from one output row to the next. */
+static int64_t planes_row_floats(const nn_conv_gradient *plan)
+{
+    return plan->sweep.is_direct ? plan->geom->q : plan->sweep.src_step_h * plan->sweep.row_floats;
+}
+
+/* x: the first pixel of these rows, in the copy or in x itself. */
 static void add_planes_step(const gradient_pass *pass, const task_place *task, int64_t image,
-                            nn_cpu_span rows, float *copy, float *sums)
+                            nn_cpu_span rows, const float *x, float *sums)
 {
     const nn_conv_gradient *plan = pass->plan;
     const nn_conv_sweep *sweep = &plan->sweep;
@@ -143,21 +150,14 @@ static void add_planes_step(const gradient_pass *pass, const task_place *task, i
     nn_conv_outer outer = {.n_images = 1,
                            .n_rows = rows.n,
                            .n_cols = plan->geom->q,
-                           .x = copy,
-                           .x_row_pitch = sweep->src_step_h * sweep->row_floats,
+                           .x = x,
+                           .x_row_pitch = planes_row_floats(plan),
                            .dy = pass->dy +
                                  (image * k_blocks + task->group * NN_TILE_BLOCKS) * dy_plane +
                                  rows.first * plan->geom->q * NN_CPU_BLOCK,
                            .dy_row_pitch = plan->geom->q * NN_CPU_BLOCK,
                            .dy_block_pitch = dy_plane};
 
-    if (sweep->is_direct) {
-        outer.x = pass->x + image * sweep->src_blocks * sweep->block_floats +
-                  rows.first * plan->geom->q;
-        outer.x_row_pitch = plan->geom->q;
-    } else {
-        nn_conv_sweep_copy(sweep, pass->x, image, rows.first, rows.n, copy);
-    }
     for (int64_t first = 0; first < n_inputs; first += n_taps) {
         int64_t offset[2 * NN_OUTER_TAPS_TWO];
         for (int i = 0; i < n_taps; i++) { /* what is past the end is computed and not used */
@@ -207,6 +207,29 @@ static task_place place_task(const nn_conv_gradient *plan, int64_t task_idx)
     return task;
 }
 
+/* Some rows of some images, step by step. */
+static void add_band(const gradient_pass *pass, const task_place *task, nn_cpu_span images,
+                     nn_cpu_span band, float *copy, float *sums)
+{
+    const nn_conv_gradient *plan = pass->plan;
+    const nn_conv_sweep *sweep = &plan->sweep;
+    const float *x = copy;
+
+    if (is_planes(plan) && sweep->is_direct) {
+        x = pass->x + images.first * sweep->src_blocks * sweep->block_floats;
+    } else if (is_planes(plan)) {
+        nn_conv_sweep_copy(sweep, pass->x, images.first, band.first, band.n, copy);
+    }
+    for (int64_t i = 0; i < band.n; i += plan->rows_per_step) {
+        const nn_cpu_span rows = {band.first + i, nn_cpu_least(plan->rows_per_step, band.n - i)};
+        if (is_planes(plan)) {
+            add_planes_step(pass, task, images.first, rows, x + i * planes_row_floats(plan), sums);
+        } else {
+            add_step(pass, task, images, rows, sums);
+        }
+    }
+}
+
 static void sum_chunk(void *arg, int64_t chunk_idx, int thread_idx)
 {
     const gradient_pass *pass = arg;
@@ -221,13 +244,9 @@ static void sum_chunk(void *arg, int64_t chunk_idx, int thread_idx)
     for (int64_t i = 0; i < task.images.n; i += plan->images_per_step) {
         const nn_cpu_span images = {task.images.first + i,
                                     nn_cpu_least(plan->images_per_step, task.images.n - i)};
-        for (int64_t row = 0; row < plan->geom->p; row += plan->rows_per_step) {
-            const nn_cpu_span rows = {row, nn_cpu_least(plan->rows_per_step, plan->geom->p - row)};
-            if (is_planes(plan)) {
-                add_planes_step(pass, &task, images.first, rows, copy, sums);
-            } else {
-                add_step(pass, &task, images, rows, sums);
-            }
+        for (int64_t row = 0; row < plan->geom->p; row += plan->rows_per_band) {
+            const nn_cpu_span band = {row, nn_cpu_least(plan->rows_per_band, plan->geom->p - row)};
+            add_band(pass, &task, images, band, copy, sums);
         }
     }
     if (plan->total_floats == 0) write_filter(pass, &task, sums);

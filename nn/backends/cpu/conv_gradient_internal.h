@@ -16,6 +16,7 @@ typedef struct nn_conv_gradient {
     int64_t n_groups;    /* of output channels */
     int64_t c_blocks_per_part, n_parts;
     int64_t images_per_share, n_shares;
+    int64_t rows_per_band;                  /* of planes, whose x is copied at once */
     int64_t images_per_step, rows_per_step; /* whose x and dy stay in the first-level cache */
     int64_t n_inputs;       /* rows of a sum: 16 per tap and block; or taps of planes, rounded up */
     int64_t sum_floats;     /* of one (share, group, part) */
