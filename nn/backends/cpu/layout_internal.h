@@ -12,7 +12,7 @@
  * are 0 and stay 0. With few channels (images, the first layers of small nets) that would waste
  * more than it gains: these, and tensors that are no images, lie densely as NCHW.
  */
-enum { NN_CPU_BLOCKED_FROM = 12 }; /* channels; at most a quarter of a block stays empty below 16 */
+enum { NN_CPU_BLOCKED_FROM = 5 }; /* channels */
 
 static inline int nn_cpu_is_blocked(int64_t c)
 {
