@@ -18,11 +18,34 @@
 #endif
 
 /** Makes a typedef of float a vector of so many bytes: typedef float lanes CVY_VECTOR(32); without
- *  support it stays one float. */
+ *  support it stays one float. The loose one may lie at any float and alias other types. */
 #if defined(__GNUC__)
-#define CVY_VECTOR(size_bytes) __attribute__((vector_size(size_bytes)))
+#define CVY_VECTOR(size_bytes)       __attribute__((vector_size(size_bytes)))
+#define CVY_VECTOR_LOOSE(size_bytes) __attribute__((vector_size(size_bytes), aligned(4), may_alias))
 #else
 #define CVY_VECTOR(size_bytes)
+#define CVY_VECTOR_LOOSE(size_bytes)
+#endif
+
+/** A function whose body the caller gets whatever its size, so that constant arguments unroll its
+ *  loops; and a loop of constant count that is laid out flat. */
+#if defined(__GNUC__)
+#define CVY_INLINE_ALWAYS static inline __attribute__((always_inline))
+#define CVY_UNROLL(n)     CVY_PRAGMA(GCC unroll n)
+#define CVY_PRAGMA(text)  _Pragma(#text)
+#else
+#define CVY_INLINE_ALWAYS static inline
+#define CVY_UNROLL(n)
+#endif
+
+/** Fetches the cache line of an address that will be read, or written, soon; into the second level.
+ */
+#if defined(__GNUC__)
+#define CVY_PREFETCH_READ(address)  __builtin_prefetch(address, 0, 2)
+#define CVY_PREFETCH_WRITE(address) __builtin_prefetch(address, 1, 2)
+#else
+#define CVY_PREFETCH_READ(address)  ((void)(address))
+#define CVY_PREFETCH_WRITE(address) ((void)(address))
 #endif
 
 /** Tells the processor that this is a loop that waits for another thread's store. */

@@ -2,6 +2,7 @@
 #define NN_BACKEND_H
 
 #include "base/status.h"
+#include "nn/shape.h"
 
 #include <stddef.h>
 #include <stdint.h>
@@ -12,7 +13,10 @@
  * never ask which backend they run on. A kernel that no backend has is a new slot: `ref` first.
  *
  * Rules for every kernel:
- * - tensors are float32, dense, NCHW (filters KCRS), in the backend's memory, 64-byte aligned;
+ * - tensors are float32, in the backend's memory, 64-byte aligned. Weights (KCRS), their gradients
+ *   and all that has less than four dimensions are dense;
+ * - activations (n, c, h, w), and the gradients of them, lie as the backend likes ("Layout" below).
+ *   Geometry is always logical;
  * - results do not depend on the number of threads: outputs are split, sums run over fixed chunks
  *   in a fixed order;
  * - nothing is allocated; scratch comes as workspace whose size was asked before;
@@ -45,11 +49,37 @@ typedef struct nn_pool2d_geom {
     int count_include_pad; /* average only: divide by r*s, or by the elements inside */
 } nn_pool2d_geom;
 
+/** Channels [x_first, x_first + c) of x (n, x_c, spatial) as channels from y_first of
+ *  y (n, y_c, spatial). */
+typedef struct nn_channels_geom {
+    int64_t n, spatial, c;
+    int64_t x_c, x_first, y_c, y_first;
+} nn_channels_geom;
+
 /** x is (n, c, spatial). */
 typedef struct nn_bn_geom {
     int64_t n, c, spatial;
     double eps;
 } nn_bn_geom;
+
+/** y = max(batchnorm(x) + residual, 0) in one sweep; residual may be NULL. Training writes mean,
+ *  invstd and batch_var; inference is given running statistics instead. */
+typedef struct nn_norm_chain {
+    const float *x, *residual, *gamma, *beta;
+    const float *running_mean, *running_var; /* NULL: training */
+    float *y, *mean, *invstd, *batch_var;
+} nn_norm_chain;
+
+/** With d = dy where y > 0: dx and dgamma, dbeta as batchnorm_backward of d, and dresidual = d. */
+typedef struct nn_norm_chain_gradient {
+    const float *x, *y, *gamma, *mean, *invstd;
+    float *dy; /* contents lost */
+    float *dx; /* not dy */
+    int accumulate;
+    float *dresidual; /* NULL: not wanted; neither dx nor dy */
+    int accumulate_residual;
+    float *dgamma, *dbeta;
+} nn_norm_chain_gradient;
 
 typedef struct nn_xent_geom {
     int64_t n, classes;
@@ -79,6 +109,20 @@ struct nn_backend_ops {
     cvy_status (*copy_in)(nn_backend *backend, void *device, const void *host, size_t size_bytes);
     cvy_status (*copy_out)(nn_backend *backend, void *host, const void *device, size_t size_bytes);
     cvy_status (*sync)(nn_backend *backend);
+
+    /* Layout of activations. A layout depends on the shape alone, and two shapes that differ only
+     * in h and w of equal product have the same. Elementwise kernels work on all activation_elems()
+     * floats; what a layout pads with stays 0 under all of them. */
+    int64_t (*activation_elems)(nn_backend *backend, const nn_shape *shape); /* floats it takes */
+    int (*is_dense)(nn_backend *backend, const nn_shape *shape); /* whether it lies as NCHW */
+    /* From dense NCHW, and to it; accumulate != 0 adds to x. */
+    cvy_status (*pack)(nn_backend *backend, const nn_shape *shape, const float *dense, float *x,
+                       int accumulate);
+    cvy_status (*unpack)(nn_backend *backend, const nn_shape *shape, const float *x, float *dense);
+    /* Between activations of several channel counts (concat, split). Where y's last channel is
+     * written, so is y's padding. */
+    cvy_status (*copy_channels)(nn_backend *backend, const nn_channels_geom *geom, const float *x,
+                                float *y, int accumulate);
 
     /* Elementwise on n floats. */
     cvy_status (*fill)(nn_backend *backend, int64_t n, float value, float *y);
@@ -125,13 +169,20 @@ struct nn_backend_ops {
                                      const float *invstd, float *dx, int accumulate, float *dgamma,
                                      float *dbeta);
 
+    /* Optional (both or none; NULL: the layers run one by one): a batchnorm, a sum and a rectifier.
+     */
+    cvy_status (*norm_chain_forward)(nn_backend *backend, const nn_bn_geom *geom,
+                                     const nn_norm_chain *chain);
+    cvy_status (*norm_chain_backward)(nn_backend *backend, const nn_bn_geom *geom,
+                                      const nn_norm_chain_gradient *chain);
+
     /* relu: y = max(x, 0) (y may be x); dx = dy where y > 0 (dx may be dy). */
     cvy_status (*relu_forward)(nn_backend *backend, int64_t n, const float *x, float *y);
     cvy_status (*relu_backward)(nn_backend *backend, int64_t n, const float *y, const float *dy,
                                 float *dx, int accumulate);
 
-    /* maxpool2d: the first of equal maxima in row order wins; argmax[i] = its place h*W + w in the
-     * input plane. NaN wins over numbers. avgpool2d: sums over the window. */
+    /* maxpool2d: the first of equal maxima in row order wins; argmax (laid out as y) = its place
+     * h*W + w in the input plane. NaN wins over numbers. avgpool2d: sums over the window. */
     cvy_status (*maxpool2d_forward)(nn_backend *backend, const nn_pool2d_geom *geom, const float *x,
                                     float *y, int32_t *argmax);
     cvy_status (*maxpool2d_backward)(nn_backend *backend, const nn_pool2d_geom *geom,

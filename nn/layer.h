@@ -29,6 +29,7 @@ typedef struct nn_layer_plan {
     int n_params;
     nn_param_decl params[NN_LAYER_MAX_PARAMS];
     size_t saved_bytes;    /* kept from forward to backward: masks, batch statistics */
+    int saved_per_output;  /* and so many 4-byte numbers for each element of y, laid out as y */
     unsigned needs;        /* NN_NEEDS_... in backward */
     int can_run_in_place;  /* y may be the memory of x[0] (and dx[0] that of dy) */
     int is_loss;           /* fills the outcome; y is (n) per-sample losses */
@@ -42,6 +43,15 @@ typedef struct nn_outcome {
     int32_t *rank; /* 0: top-1 correct; < 5: top-5 correct */
     float *confidence;
 } nn_outcome;
+
+/** What follows a normalisation in one sweep: y = max(norm(x) + residual, 0). y and dy of the call
+ *  are then those of the rectifier. */
+typedef struct nn_layer_tail {
+    const float *residual; /* forward; NULL: none */
+    float *dy;             /* backward: dy of the call, whose contents may be lost */
+    float *dresidual;      /* backward; NULL: none, or not wanted */
+    int accumulate;        /* to dresidual */
+} nn_layer_tail;
 
 /** One call of forward or backward; all borrowed. Shapes have dim[0] = the images of this call. */
 typedef struct nn_layer_call {
@@ -64,17 +74,23 @@ typedef struct nn_layer_call {
     float *const *dparams;      /* backward: overwritten. Of a statistic: written in forward */
     void *saved;
     void *workspace;
+    const nn_layer_tail *tail; /* for NN_ROLE_NORM; NULL: none */
 
     const int32_t *labels; /* loss layers */
     const nn_outcome *outcome;
     float loss_scale; /* backward of a loss layer: d total / d sample loss */
 } nn_layer_call;
 
+/** What fuse.c may join. NN_ROLE_NORM takes a tail where the backend has norm_chain_...; ADD is
+ *  x[0] + x[1] + ...; RELU max(x[0], 0). */
+typedef enum nn_layer_role { NN_ROLE_NONE, NN_ROLE_NORM, NN_ROLE_ADD, NN_ROLE_RELU } nn_layer_role;
+
 typedef struct nn_layer_ops {
     const char *name;              /* "conv2d": the spelling in job files */
     const char *help;              /* one line */
     const cvy_config_table *attrs; /* struct of attributes; NULL: none */
     int min_inputs, max_inputs;
+    nn_layer_role role;
 
     /** Check attributes against input shapes, fill the plan. Failures are logged as CVY_ERR_CONFIG
      *  by nn_graph with the layer's name: give the reason here. */

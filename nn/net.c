@@ -105,9 +105,14 @@ cvy_status nn_net_logits(nn_net *net, const float **out)
         return CVY_FAIL(CVY_ERR_INVALID_ARG, "logits of a net before its first forward pass");
     }
     shape.dim[0] = net->forward_n;
+    const float *logits = nn_net_block(net, net->plan->value[value]);
+    float *staging = nn_net_block(net, net->plan->logits_staging);
+    if (staging != NULL) {
+        CVY_RETURN_IF_ERR(net->backend->ops->unpack(net->backend, &shape, logits, staging));
+        logits = staging;
+    }
     CVY_RETURN_IF_ERR(net->backend->ops->copy_out(
-        net->backend, net->logits, nn_net_block(net, net->plan->value[value]),
-        (size_t)nn_shape_n_elems(&shape) * sizeof(float)));
+        net->backend, net->logits, logits, (size_t)nn_shape_n_elems(&shape) * sizeof(float)));
     CVY_RETURN_IF_ERR(net->backend->ops->sync(net->backend));
     *out = net->logits;
     return CVY_OK;

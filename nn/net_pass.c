@@ -72,12 +72,35 @@ static void begin_call(const net_pass *pass, int layer_idx, layer_call *out)
     point_to_params(pass, layer, out);
 }
 
+/* A layer of a chain: the last runs all of it, by a call of the normalisation. */
+static cvy_status forward_chain(const net_pass *pass, int layer_idx)
+{
+    nn_net *net = pass->net;
+    const nn_plan *plan = net->plan;
+    const int norm = plan->chain_norm[layer_idx], add = plan->chain_add[layer_idx];
+    nn_layer_tail tail = {.residual = NULL};
+    layer_call one;
+
+    if (plan->chain[layer_idx] != layer_idx) return CVY_OK;
+    const nn_graph_layer *layer = nn_graph_layer_at(net->graph, norm);
+    begin_call(pass, norm, &one);
+    one.x[0] = nn_net_block(net, plan->value[layer->input[0]]);
+    one.call.y = nn_net_block(net, plan->value[nn_graph_layer_at(net->graph, layer_idx)->output]);
+    if (add >= 0) {
+        const nn_value residual = nn_graph_layer_at(net->graph, add)->input[1];
+        tail.residual = nn_net_block(net, plan->value[residual]);
+    }
+    one.call.tail = &tail;
+    return layer->ops->forward(&one.call);
+}
+
 static cvy_status forward_layer(const net_pass *pass, int layer_idx)
 {
     nn_net *net = pass->net;
     const nn_graph_layer *layer = nn_graph_layer_at(net->graph, layer_idx);
     layer_call one;
 
+    if (net->plan->chain[layer_idx] != NN_NO_CHAIN) return forward_chain(pass, layer_idx);
     begin_call(pass, layer_idx, &one);
     for (int j = 0; j < layer->n_inputs; j++) {
         one.x[j] = nn_net_block(net, net->plan->value[layer->input[j]]);
@@ -101,6 +124,35 @@ static int adds_to_gradient(const nn_plan *plan, const nn_graph_layer *layer, in
     return 0;
 }
 
+static cvy_status backward_chain(const net_pass *pass, int layer_idx)
+{
+    nn_net *net = pass->net;
+    const nn_plan *plan = net->plan;
+    const int norm = plan->chain_norm[layer_idx], add = plan->chain_add[layer_idx];
+    const nn_value y = nn_graph_layer_at(net->graph, layer_idx)->output;
+    nn_layer_tail tail = {.residual = NULL};
+    layer_call one;
+
+    if (plan->chain[layer_idx] != layer_idx) return CVY_OK;
+    const nn_graph_layer *layer = nn_graph_layer_at(net->graph, norm);
+    begin_call(pass, norm, &one);
+    one.x[0] = nn_net_block(net, plan->value[layer->input[0]]);
+    one.dx[0] = nn_net_block(net, plan->grad[layer->input[0]]);
+    one.accumulate[0] = adds_to_gradient(plan, layer, norm, 0);
+    one.call.y = nn_net_block(net, plan->value[y]);
+    tail.dy = nn_net_block(net, plan->grad[y]);
+    one.call.dy = tail.dy;
+    if (add >= 0) {
+        const nn_graph_layer *sum = nn_graph_layer_at(net->graph, add);
+        tail.dresidual = nn_net_block(net, plan->grad[sum->input[1]]);
+        tail.accumulate = adds_to_gradient(plan, sum, add, 1);
+    }
+    one.call.dx = one.dx;
+    one.call.accumulate = one.accumulate;
+    one.call.tail = &tail;
+    return layer->ops->backward(&one.call);
+}
+
 static cvy_status backward_layer(const net_pass *pass, int layer_idx)
 {
     nn_net *net = pass->net;
@@ -108,6 +160,7 @@ static cvy_status backward_layer(const net_pass *pass, int layer_idx)
     const nn_graph_layer *layer = nn_graph_layer_at(net->graph, layer_idx);
     layer_call one;
 
+    if (plan->chain[layer_idx] != NN_NO_CHAIN) return backward_chain(pass, layer_idx);
     begin_call(pass, layer_idx, &one);
     for (int j = 0; j < layer->n_inputs; j++) {
         const nn_value x = layer->input[j];
@@ -209,6 +262,19 @@ static cvy_status write_tail(const net_pass *pass)
     return net->backend->ops->sync(net->backend); /* tail lies on this stack */
 }
 
+static cvy_status take_images(const net_pass *pass, const nn_shape *shape)
+{
+    nn_net *net = pass->net;
+    const nn_backend_ops *ops = net->backend->ops;
+    const size_t size_bytes = (size_t)nn_shape_n_elems(shape) * sizeof(float);
+    float *staging = nn_net_block(net, net->plan->images_staging);
+    float *images = nn_net_block(net, net->plan->value[0]);
+
+    if (staging == NULL) return ops->copy_in(net->backend, images, pass->batch->images, size_bytes);
+    CVY_RETURN_IF_ERR(ops->copy_in(net->backend, staging, pass->batch->images, size_bytes));
+    return ops->pack(net->backend, shape, staging, images, 0);
+}
+
 cvy_status nn_net_forward(nn_net *net, const nn_batch *batch, const float *weights, float *grads)
 {
     const net_pass pass = {.net = net, .batch = batch, .weights = weights, .grads = grads};
@@ -216,9 +282,7 @@ cvy_status nn_net_forward(nn_net *net, const nn_batch *batch, const float *weigh
 
     net->forward_n = 0;
     CVY_RETURN_IF_ERR(check_forward(&pass));
-    CVY_RETURN_IF_ERR(net->backend->ops->copy_in(
-        net->backend, nn_net_block(net, net->plan->value[0]), batch->images,
-        (size_t)nn_shape_n_elems(&input) * sizeof(float)));
+    CVY_RETURN_IF_ERR(take_images(&pass, &input));
     for (int i = 0; i < net->plan->n_layers; i++) {
         nn_layer_time *spent = &net->times[i];
         if (i == net->loss_idx && batch->labels == NULL) continue;

@@ -74,7 +74,11 @@ static void find_first_writers(planning *planner)
         const nn_graph_layer *layer = layer_at(planner, i);
         for (int j = 0; plan->runs_backward[i] && j < layer->n_inputs; j++) {
             const nn_value x = layer->input[j];
-            if (planner->is_wanted[x]) plan->first_writer[x] = i; /* the last one stays */
+            if (!planner->is_wanted[x]) continue;
+            /* The one that runs last forward is the first backward. */
+            const int other = plan->first_writer[x];
+            if (other >= 0 && nn_plan_runs_at(plan, other) > nn_plan_runs_at(plan, i)) continue;
+            plan->first_writer[x] = i;
         }
     }
 }
@@ -103,7 +107,20 @@ static size_t value_bytes(const planning *planner, nn_value value)
 {
     const nn_shape shape = nn_graph_shape(planner->graph, value);
 
-    return (size_t)nn_shape_n_elems(&shape) * sizeof(float);
+    return (size_t)planner->backend->ops->activation_elems(planner->backend, &shape) *
+           sizeof(float);
+}
+
+/* Whether two values lie in memory the same way: of one shape, or both dense. */
+static int lie_alike(const planning *planner, nn_value a, nn_value b)
+{
+    const nn_shape shape_a = nn_graph_shape(planner->graph, a);
+    const nn_shape shape_b = nn_graph_shape(planner->graph, b);
+    nn_backend *backend = planner->backend;
+
+    if (nn_shape_equal(&shape_a, &shape_b)) return 1;
+    return value_bytes(planner, a) == value_bytes(planner, b) &&
+           backend->ops->is_dense(backend, &shape_a) && backend->ops->is_dense(backend, &shape_b);
 }
 
 static int is_read_backward(const planning *planner, int layer_idx, unsigned what)
@@ -120,9 +137,10 @@ static void find_last_reads(const planning *planner, int *last_read)
     for (int v = 0; v < plan->n_values; v++) last_read[v] = -1;
     for (int i = 0; i < plan->n_layers; i++) {
         const nn_graph_layer *layer = layer_at(planner, i);
+        const int tick = nn_plan_runs_at(plan, i);
         for (int j = 0; j < layer->n_inputs; j++) {
             int *last = &last_read[layer->input[j]];
-            if (*last < i) *last = i;
+            if (*last < tick) *last = tick;
         }
     }
     for (int i = plan->n_layers - 1; i >= 0; i--) { /* backward ticks, in their order */
@@ -155,7 +173,7 @@ static void add_values(planning *planner, const int *last_read)
         const nn_value x = layer->input[0], y = layer->output;
         const int last = last_read[y] > i ? last_read[y] : i;
         if (layer->plan.can_run_in_place && last_read[x] == i && reads_once(layer, x) &&
-            value_bytes(planner, x) == value_bytes(planner, y)) {
+            lie_alike(planner, x, y)) {
             plan->value[y] = plan->value[x];
             live_until(plan, plan->value[y], last);
         } else {
@@ -178,12 +196,12 @@ static void add_grads(planning *planner)
         const int last = nn_plan_backward_tick(plan, v > 0 ? v - 1 : 0);
         const int dy = plan->grad[layer->output];
         if (layer->plan.can_run_in_place && layer->input[0] == v && reads_once(layer, v) &&
-            dy != NN_NO_BLOCK && value_bytes(planner, v) == value_bytes(planner, layer->output)) {
+            dy != NN_NO_BLOCK && lie_alike(planner, v, layer->output)) {
             plan->grad[v] = dy;
             live_until(plan, dy, last);
         } else {
-            plan->grad[v] = new_block(plan, value_bytes(planner, v),
-                                      nn_plan_backward_tick(plan, writer), last);
+            const int first = nn_plan_backward_tick(plan, nn_plan_runs_at(plan, writer));
+            plan->grad[v] = new_block(plan, value_bytes(planner, v), first, last);
         }
     }
 }
@@ -209,10 +227,30 @@ static void add_scratch(planning *planner)
         const size_t size_bytes = workspace_bytes(planner, layer);
         const int tick = nn_plan_backward_tick(plan, i);
         const int is_kept = plan->runs_backward[i];
-        plan->saved[i] = new_block(plan, layer->plan.saved_bytes, i, is_kept ? tick : i);
+        const size_t saved_bytes = layer->plan.saved_bytes + (size_t)layer->plan.saved_per_output *
+                                                                 value_bytes(planner, i + 1);
+        plan->saved[i] = new_block(plan, saved_bytes, i, is_kept ? tick : nn_plan_runs_at(plan, i));
         plan->forward_workspace[i] = new_block(plan, size_bytes, i, i);
         plan->backward_workspace[i] = new_block(plan, is_kept ? size_bytes : 0, tick, tick);
     }
+}
+
+/* Images and logits pass through a dense block where the backend lays them out otherwise. */
+static void add_staging(planning *planner)
+{
+    nn_plan *plan = planner->plan;
+    nn_backend *backend = planner->backend;
+    const nn_shape images = nn_graph_shape(planner->graph, 0);
+    const nn_shape logits = nn_graph_shape(planner->graph, nn_graph_logits(planner->graph));
+    const size_t images_bytes = backend->ops->is_dense(backend, &images)
+                                    ? 0
+                                    : (size_t)nn_shape_n_elems(&images) * sizeof(float);
+    const size_t logits_bytes = backend->ops->is_dense(backend, &logits)
+                                    ? 0
+                                    : (size_t)nn_shape_n_elems(&logits) * sizeof(float);
+
+    plan->images_staging = new_block(plan, images_bytes, 0, 0);
+    plan->logits_staging = new_block(plan, logits_bytes, 0, plan->n_ticks - 1);
 }
 
 /* --- Placing -------------------------------------------------------------------------------- */
@@ -292,8 +330,8 @@ static cvy_status alloc_plan(const nn_graph *graph, int is_inference, nn_plan **
     plan->n_layers = n_layers;
     plan->n_values = n_layers + 1;
     plan->n_ticks = is_inference ? n_layers : 2 * n_layers;
-    plan->blocks = cvy_alloc_zero(5 * n, sizeof *plan->blocks); /* at most one per table below */
-    plan->value = table = cvy_alloc_zero(7 * n, sizeof *table);
+    plan->blocks = cvy_alloc_zero(5 * n + 2, sizeof *plan->blocks); /* tables below, staging */
+    plan->value = table = cvy_alloc_zero(10 * n, sizeof *table);
     if (plan->blocks == NULL || table == NULL) {
         return CVY_FAIL(CVY_ERR_NO_MEMORY, "plan of a net");
     }
@@ -303,6 +341,9 @@ static cvy_status alloc_plan(const nn_graph *graph, int is_inference, nn_plan **
     plan->backward_workspace = table + 4 * n;
     plan->first_writer = table + 5 * n;
     plan->runs_backward = table + 6 * n;
+    plan->chain = table + 7 * n;
+    plan->chain_norm = table + 8 * n;
+    plan->chain_add = table + 9 * n;
     return CVY_OK;
 }
 
@@ -315,11 +356,13 @@ static cvy_status make(planning *planner)
     if (scratch == NULL) return CVY_FAIL(CVY_ERR_NO_MEMORY, "plan of a net");
     planner->is_wanted = scratch;
     find_wanted(planner);
+    nn_fuse(planner->backend, planner->graph, last_read, plan); /* last_read: scratch until now */
     find_first_writers(planner);
     find_last_reads(planner, last_read);
     add_values(planner, last_read);
     add_grads(planner);
     add_scratch(planner);
+    add_staging(planner);
     cvy_free(scratch);
     return place_blocks(plan);
 }

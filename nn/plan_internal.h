@@ -18,6 +18,9 @@
  *
  * A layer that can run in place shares the block of its first input when nothing reads that input
  * later; backward, its dx is its dy when it is the first to write that gradient.
+ *
+ * Where the backend has a kernel for a whole chain of layers, the chain runs at the turn of its
+ * last layer, both ways; what its layers touch lives from or until then.
  */
 typedef struct nn_plan_block {
     int64_t size_bytes, offset; /* multiples of CVY_ALIGN_BYTES */
@@ -25,6 +28,7 @@ typedef struct nn_plan_block {
 } nn_plan_block;
 
 #define NN_NO_BLOCK (-1)
+#define NN_NO_CHAIN (-1)
 
 /** Blocks by index; NN_NO_BLOCK where there is none. Values are 0 (the input) to n_layers. */
 typedef struct nn_plan {
@@ -36,6 +40,9 @@ typedef struct nn_plan {
     int *saved;              /* [n_layers] */
     int *forward_workspace;  /* [n_layers] */
     int *backward_workspace; /* [n_layers] */
+    int *chain; /* [n_layers] layer at which the chain that this one is part of runs; NN_NO_CHAIN */
+    int *chain_norm, *chain_add; /* [n_layers] of that layer: the chain's others; add: -1 if none */
+    int images_staging, logits_staging; /* dense, where the value itself is not */
     int *first_writer;  /* [n_values] layer that overwrites the gradient; others add; -1: none */
     int *runs_backward; /* [n_layers] whether the loss's gradient reaches it and is of use */
     int64_t arena_bytes;
@@ -45,6 +52,16 @@ typedef struct nn_plan {
 cvy_status nn_plan_create(nn_backend *backend, const nn_graph *graph, int is_inference,
                           nn_plan **out);
 void nn_plan_destroy(nn_plan **plan);
+
+/** Find the chains that the backend does in one sweep (fuse.c): fills plan->chain..., reads
+ *  plan->runs_backward. n_reads: scratch of n_values. */
+void nn_fuse(const nn_backend *backend, const nn_graph *graph, int *n_reads, nn_plan *plan);
+
+/** The layer at whose turn a layer runs: itself, or the end of its chain. */
+static inline int nn_plan_runs_at(const nn_plan *plan, int layer_idx)
+{
+    return plan->chain[layer_idx] == NN_NO_CHAIN ? layer_idx : plan->chain[layer_idx];
+}
 
 static inline int nn_plan_backward_tick(const nn_plan *plan, int layer_idx)
 {

@@ -25,7 +25,7 @@ static cvy_status shape(const void *attrs, const nn_shape *in, int n_inputs, nn_
 static cvy_status forward(const nn_layer_call *call)
 {
     const nn_backend_ops *ops = call->backend->ops;
-    const int64_t n = nn_shape_n_elems(call->out_shape);
+    const int64_t n = ops->activation_elems(call->backend, call->out_shape);
 
     CVY_RETURN_IF_ERR(ops->add(call->backend, n, call->x[0], call->x[1], call->y));
     for (int i = 2; i < call->n_inputs; i++) {
@@ -38,7 +38,7 @@ static cvy_status forward(const nn_layer_call *call)
 static cvy_status backward(const nn_layer_call *call)
 {
     const nn_backend_ops *ops = call->backend->ops;
-    const int64_t n = nn_shape_n_elems(call->out_shape);
+    const int64_t n = ops->activation_elems(call->backend, call->out_shape);
 
     for (int i = 0; i < call->n_inputs; i++) {
         float *dx = call->dx[i];
@@ -55,6 +55,7 @@ const nn_layer_ops nn_layer_add = {
     .help = "sum of tensors of one shape",
     .min_inputs = 2,
     .max_inputs = NN_LAYER_MAX_INPUTS,
+    .role = NN_ROLE_ADD,
     .shape = shape,
     .forward = forward,
     .backward = backward,

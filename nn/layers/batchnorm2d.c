@@ -88,12 +88,35 @@ static nn_bn_geom geometry(const nn_layer_call *call)
         .n = in->dim[0], .c = in->dim[1], .spatial = in->dim[2] * in->dim[3], .eps = attrs->eps};
 }
 
+static cvy_status forward_chain(const nn_layer_call *call, const nn_bn_geom *geom, float *mean)
+{
+    const nn_backend_ops *ops = call->backend->ops;
+    const nn_norm_chain chain = {
+        .x = call->x[0],
+        .residual = call->tail->residual,
+        .gamma = call->params[WEIGHT],
+        .beta = call->params[BIAS],
+        .running_mean = call->is_training ? NULL : call->params[RUNNING_MEAN],
+        .running_var = call->is_training ? NULL : call->params[RUNNING_VAR],
+        .y = call->y,
+        .mean = mean,
+        .invstd = mean + aligned(geom->c),
+        .batch_var = call->is_training ? call->dparams[RUNNING_VAR] : NULL};
+
+    return ops->norm_chain_forward(call->backend, geom, &chain);
+}
+
 static cvy_status forward(const nn_layer_call *call)
 {
     const nn_backend_ops *ops = call->backend->ops;
     const nn_bn_geom geom = geometry(call);
     float *mean = call->saved; /* (c), then 1 / deviation (c) */
 
+    if (call->tail != NULL) {
+        CVY_RETURN_IF_ERR(forward_chain(call, &geom, mean));
+        if (!call->is_training) return CVY_OK;
+        return ops->copy(call->backend, geom.c, mean, call->dparams[RUNNING_MEAN]);
+    }
     if (!call->is_training) {
         return ops->batchnorm_inference(call->backend, &geom, call->x[0], call->params[WEIGHT],
                                         call->params[BIAS], call->params[RUNNING_MEAN],
@@ -111,6 +134,21 @@ static cvy_status backward(const nn_layer_call *call)
     const nn_bn_geom geom = geometry(call);
     const float *mean = call->saved;
 
+    if (call->tail != NULL) {
+        const nn_norm_chain_gradient chain = {.x = call->x[0],
+                                              .y = call->y,
+                                              .dy = call->tail->dy,
+                                              .gamma = call->params[WEIGHT],
+                                              .mean = mean,
+                                              .invstd = mean + aligned(geom.c),
+                                              .dx = call->dx[0],
+                                              .accumulate = call->accumulate[0],
+                                              .dresidual = call->tail->dresidual,
+                                              .accumulate_residual = call->tail->accumulate,
+                                              .dgamma = call->dparams[WEIGHT],
+                                              .dbeta = call->dparams[BIAS]};
+        return call->backend->ops->norm_chain_backward(call->backend, &geom, &chain);
+    }
     return call->backend->ops->batchnorm_backward(
         call->backend, &geom, call->x[0], call->dy, call->params[WEIGHT], mean,
         mean + aligned(geom.c), call->dx[0], call->accumulate[0], call->dparams[WEIGHT],
@@ -124,6 +162,7 @@ const nn_layer_ops nn_layer_batchnorm2d = {
     .attrs = &table,
     .min_inputs = 1,
     .max_inputs = 1,
+    .role = NN_ROLE_NORM,
     .shape = shape,
     .forward = forward,
     .backward = backward,

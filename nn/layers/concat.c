@@ -37,32 +37,62 @@ static cvy_status shape(const void *attrs, const nn_shape *in, int n_inputs, nn_
     return CVY_OK;
 }
 
+static nn_channels_geom geometry(const nn_layer_call *call, int i, int64_t first)
+{
+    const nn_shape *in = &call->in_shape[i];
+    const int64_t c = in->dim[1];
+
+    return (nn_channels_geom){.n = in->dim[0],
+                              .spatial = image_elems(in) / c,
+                              .c = c,
+                              .x_c = c,
+                              .x_first = 0,
+                              .y_c = call->out_shape->dim[1],
+                              .y_first = first};
+}
+
+static cvy_status copy(const nn_layer_call *call, const nn_channels_geom *geom, const float *x,
+                       float *y, int accumulate)
+{
+    const nn_backend_ops *ops = call->backend->ops;
+    const int64_t x_cols = geom->x_c * geom->spatial, y_cols = geom->y_c * geom->spatial;
+
+    if (call->out_shape->n_dims == 4) {
+        return ops->copy_channels(call->backend, geom, x, y, accumulate);
+    }
+    return ops->copy_rows(call->backend, geom->n, geom->c * geom->spatial,
+                          x + geom->x_first * geom->spatial, x_cols,
+                          y + geom->y_first * geom->spatial, y_cols, accumulate);
+}
+
 static cvy_status forward(const nn_layer_call *call)
 {
-    const int64_t n = call->out_shape->dim[0], stride = image_elems(call->out_shape);
-    float *y = call->y;
+    int64_t first = 0;
 
     for (int i = 0; i < call->n_inputs; i++) {
-        const int64_t cols = image_elems(&call->in_shape[i]);
-        CVY_RETURN_IF_ERR(
-            call->backend->ops->copy_rows(call->backend, n, cols, call->x[i], cols, y, stride, 0));
-        y += cols;
+        const nn_channels_geom geom = geometry(call, i, first);
+        CVY_RETURN_IF_ERR(copy(call, &geom, call->x[i], call->y, 0));
+        first += geom.c;
     }
     return CVY_OK;
 }
 
 static cvy_status backward(const nn_layer_call *call)
 {
-    const int64_t n = call->out_shape->dim[0], stride = image_elems(call->out_shape);
-    const float *dy = call->dy;
+    int64_t first = 0;
 
     for (int i = 0; i < call->n_inputs; i++) {
-        const int64_t cols = image_elems(&call->in_shape[i]);
-        if (call->dx[i] != NULL) {
-            CVY_RETURN_IF_ERR(call->backend->ops->copy_rows(
-                call->backend, n, cols, dy, stride, call->dx[i], cols, call->accumulate[i]));
-        }
-        dy += cols;
+        const nn_channels_geom there = geometry(call, i, first);
+        const nn_channels_geom back = {.n = there.n,
+                                       .spatial = there.spatial,
+                                       .c = there.c,
+                                       .x_c = there.y_c,
+                                       .x_first = first,
+                                       .y_c = there.c,
+                                       .y_first = 0};
+        first += there.c;
+        if (call->dx[i] == NULL) continue;
+        CVY_RETURN_IF_ERR(copy(call, &back, call->dy, call->dx[i], call->accumulate[i]));
     }
     return CVY_OK;
 }

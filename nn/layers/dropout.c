@@ -46,27 +46,56 @@ static nn_dropout_key key_of(const nn_layer_call *call)
                             .layer_idx = call->layer_idx};
 }
 
+/* Element i of the dense tensor gets number i: another layout is made dense in the workspace. */
+static size_t workspace_bytes(nn_backend *backend, const void *attrs, const nn_shape *in,
+                              int n_inputs, const nn_layer_plan *plan)
+{
+    (void)attrs;
+    (void)n_inputs;
+    (void)plan;
+    if (backend->ops->is_dense(backend, &in[0])) return 0;
+    return (size_t)nn_shape_n_elems(&in[0]) * sizeof(float);
+}
+
 static cvy_status forward(const nn_layer_call *call)
 {
     const dropout_attrs *attrs = call->attrs;
-    const nn_backend_ops *ops = call->backend->ops;
-    const int64_t n = nn_shape_n_elems(call->out_shape);
+    nn_backend *backend = call->backend;
+    const nn_backend_ops *ops = backend->ops;
+    const nn_shape *shape = call->out_shape;
+    const int64_t n = nn_shape_n_elems(shape);
     const nn_dropout_key key = key_of(call);
+    float *dense = call->workspace;
 
-    if (call->is_training) {
-        return ops->dropout_forward(call->backend, n, attrs->rate, &key, call->x[0], call->y);
+    if (!call->is_training) {
+        if (call->y == call->x[0]) return CVY_OK;
+        return ops->copy(backend, ops->activation_elems(backend, shape), call->x[0], call->y);
     }
-    return call->y == call->x[0] ? CVY_OK : ops->copy(call->backend, n, call->x[0], call->y);
+    if (ops->is_dense(backend, shape)) {
+        return ops->dropout_forward(backend, n, attrs->rate, &key, call->x[0], call->y);
+    }
+    CVY_RETURN_IF_ERR(ops->unpack(backend, shape, call->x[0], dense));
+    CVY_RETURN_IF_ERR(ops->dropout_forward(backend, n, attrs->rate, &key, dense, dense));
+    return ops->pack(backend, shape, dense, call->y, 0);
 }
 
 static cvy_status backward(const nn_layer_call *call)
 {
     const dropout_attrs *attrs = call->attrs;
-    const int64_t n = nn_shape_n_elems(call->out_shape);
+    nn_backend *backend = call->backend;
+    const nn_backend_ops *ops = backend->ops;
+    const nn_shape *shape = call->out_shape;
+    const int64_t n = nn_shape_n_elems(shape);
     const nn_dropout_key key = key_of(call);
+    float *dense = call->workspace;
 
-    return call->backend->ops->dropout_backward(call->backend, n, attrs->rate, &key, call->dy,
-                                                call->dx[0], call->accumulate[0]);
+    if (ops->is_dense(backend, shape)) {
+        return ops->dropout_backward(backend, n, attrs->rate, &key, call->dy, call->dx[0],
+                                     call->accumulate[0]);
+    }
+    CVY_RETURN_IF_ERR(ops->unpack(backend, shape, call->dy, dense));
+    CVY_RETURN_IF_ERR(ops->dropout_backward(backend, n, attrs->rate, &key, dense, dense, 0));
+    return ops->pack(backend, shape, dense, call->dx[0], call->accumulate[0]);
 }
 
 extern const nn_layer_ops nn_layer_dropout;
@@ -77,6 +106,7 @@ const nn_layer_ops nn_layer_dropout = {
     .min_inputs = 1,
     .max_inputs = 1,
     .shape = shape,
+    .workspace_bytes = workspace_bytes,
     .forward = forward,
     .backward = backward,
 };

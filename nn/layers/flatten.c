@@ -10,26 +10,21 @@ static cvy_status shape(const void *attrs, const nn_shape *in, int n_inputs, nn_
     (void)reason;
     plan->out = (nn_shape){.n_dims = 2,
                            .dim = {in[0].dim[0], nn_shape_n_elems(&in[0]) / in[0].dim[0]}};
-    plan->can_run_in_place = 1;
+    plan->can_run_in_place = 1; /* where the plan finds both sides dense */
     return CVY_OK;
 }
 
 static cvy_status forward(const nn_layer_call *call)
 {
-    const int64_t n = nn_shape_n_elems(call->out_shape);
-
     if (call->y == call->x[0]) return CVY_OK;
-    return call->backend->ops->copy(call->backend, n, call->x[0], call->y);
+    return call->backend->ops->unpack(call->backend, &call->in_shape[0], call->x[0], call->y);
 }
 
 static cvy_status backward(const nn_layer_call *call)
 {
-    const nn_backend_ops *ops = call->backend->ops;
-    const int64_t n = nn_shape_n_elems(call->out_shape);
-
     if (call->dx[0] == call->dy) return CVY_OK;
-    return call->accumulate[0] ? ops->accumulate(call->backend, n, call->dy, call->dx[0])
-                               : ops->copy(call->backend, n, call->dy, call->dx[0]);
+    return call->backend->ops->pack(call->backend, &call->in_shape[0], call->dy, call->dx[0],
+                                    call->accumulate[0]);
 }
 
 extern const nn_layer_ops nn_layer_flatten;

@@ -63,7 +63,7 @@ static cvy_status shape(const void *any, const nn_shape *in, int n_inputs, nn_la
         nn_shape_text(&in[0], text, sizeof text);
         return cvy_because(reason, CVY_ERR_CONFIG, "input of %s is too large", text);
     }
-    plan->saved_bytes = (size_t)n_out * sizeof(int32_t); /* places of the maxima */
+    plan->saved_per_output = 1; /* places of the maxima */
     return CVY_OK;
 }
 

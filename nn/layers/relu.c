@@ -17,14 +17,19 @@ static cvy_status shape(const void *attrs, const nn_shape *in, int n_inputs, nn_
 
 static cvy_status forward(const nn_layer_call *call)
 {
-    return call->backend->ops->relu_forward(call->backend, nn_shape_n_elems(call->out_shape),
-                                            call->x[0], call->y);
+    const nn_backend_ops *ops = call->backend->ops;
+    const int64_t n = ops->activation_elems(call->backend, call->out_shape);
+
+    return ops->relu_forward(call->backend, n, call->x[0], call->y);
 }
 
 static cvy_status backward(const nn_layer_call *call)
 {
-    return call->backend->ops->relu_backward(call->backend, nn_shape_n_elems(call->out_shape),
-                                             call->y, call->dy, call->dx[0], call->accumulate[0]);
+    const nn_backend_ops *ops = call->backend->ops;
+    const int64_t n = ops->activation_elems(call->backend, call->out_shape);
+
+    return ops->relu_backward(call->backend, n, call->y, call->dy, call->dx[0],
+                              call->accumulate[0]);
 }
 
 extern const nn_layer_ops nn_layer_relu;
@@ -33,6 +38,7 @@ const nn_layer_ops nn_layer_relu = {
     .help = "rectifier: the larger of x and 0",
     .min_inputs = 1,
     .max_inputs = 1,
+    .role = NN_ROLE_RELU,
     .shape = shape,
     .forward = forward,
     .backward = backward,

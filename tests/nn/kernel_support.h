@@ -44,6 +44,54 @@ static inline nn_backend *kernel_backend(const char *name, int n_threads)
     return backend;
 }
 
+/* Activations on their way into a backend's layout and out of it. */
+
+static inline nn_shape kernel_shape(int64_t n, int64_t c, int64_t h, int64_t w)
+{
+    return (nn_shape){.n_dims = 4, .dim = {n, c, h, w}};
+}
+
+/** An activation that is not written yet: NaN, padding too. */
+static inline float *kernel_blank(nn_backend *backend, const nn_shape *shape)
+{
+    const int64_t n = backend->ops->activation_elems(backend, shape);
+    float *x = kernel_floats(n);
+
+    for (int64_t i = 0; i < n; i++) x[i] = NAN;
+    return x;
+}
+
+static inline float *kernel_pack(nn_backend *backend, const nn_shape *shape, const float *dense)
+{
+    float *x = kernel_blank(backend, shape);
+
+    assert_ok(backend->ops->pack(backend, shape, dense, x, 0));
+    return x;
+}
+
+/** Take an activation's elements, check that its padding is 0 everywhere, and free it. */
+static inline void kernel_take(nn_backend *backend, const nn_shape *shape, float *x, float *out)
+{
+    const int64_t n = backend->ops->activation_elems(backend, shape);
+
+    assert_ok(backend->ops->unpack(backend, shape, x, out));
+    float *again = kernel_pack(backend, shape, out);
+    if (memcmp(x, again, (size_t)n * sizeof *x) != 0) fail_msg("padding of an activation is not 0");
+    cvy_free(again);
+    cvy_free(x);
+}
+
+/** Random numbers in the backend's layout. */
+static inline float *kernel_random_activation(nn_backend *backend, uint64_t stream,
+                                              const nn_shape *shape)
+{
+    float *dense = kernel_random_floats(stream, nn_shape_n_elems(shape));
+    float *x = kernel_pack(backend, shape, dense);
+
+    cvy_free(dense);
+    return x;
+}
+
 /** Run a case on a backend and leave its outputs, n_out floats, which hold NaN before. */
 typedef void (*kernel_case)(nn_backend *backend, const void *arg, float *out);
 

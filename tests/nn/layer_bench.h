@@ -137,7 +137,8 @@ static inline void bench_open(bench *b, const layer_case *test)
         b->params[i] = zeros(bytes_of(&b->plan.params[i].shape));
         b->dparams[i] = zeros(bytes_of(&b->plan.params[i].shape));
     }
-    b->saved = zeros(b->plan.saved_bytes);
+    b->saved = zeros(b->plan.saved_bytes +
+                     (size_t)b->plan.saved_per_output * bytes_of(&b->plan.out));
     b->workspace = zeros(
         b->ops->workspace_bytes == NULL
             ? 0

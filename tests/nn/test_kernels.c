@@ -11,6 +11,71 @@ static const int64_t sizes[] = {
     1, 3, 31, 1000, NN_CPU_CHUNK, NN_CPU_CHUNK + 1, 3 * NN_CPU_CHUNK + 77};
 enum { N_SIZES = sizeof sizes / sizeof sizes[0] };
 
+static int is_optional(size_t slot)
+{
+    return slot == offsetof(nn_backend_ops, norm_chain_forward) / sizeof(void *) ||
+           slot == offsetof(nn_backend_ops, norm_chain_backward) / sizeof(void *);
+}
+
+/* Elements of several shapes go into a backend's layout and come out again, added if wanted. */
+static void run_layout(nn_backend *backend, const void *arg, float *out)
+{
+    const nn_shape *shape = arg;
+    const int64_t n = nn_shape_n_elems(shape);
+    float *dense = kernel_random_floats(1, n);
+    float *x = kernel_random_activation(backend, 2, shape);
+
+    assert_ok(backend->ops->pack(backend, shape, dense, x, 1));
+    kernel_take(backend, shape, x, out);
+    cvy_free(dense);
+}
+
+static void layout_takes_elements_in_and_gives_them_back(void **state)
+{
+    static const nn_shape shapes[] = {
+        {.n_dims = 2, .dim = {3, 37}},         {.n_dims = 4, .dim = {2, 3, 5, 7}},
+        {.n_dims = 4, .dim = {2, 11, 4, 1}},   {.n_dims = 4, .dim = {3, 12, 5, 7}},
+        {.n_dims = 4, .dim = {2, 32, 1, 1}},   {.n_dims = 4, .dim = {2, 33, 1, 1}},
+        {.n_dims = 4, .dim = {5, 100, 9, 11}}, {.n_dims = 5, .dim = {2, 16, 2, 3, 2}}};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
+        kernel_check("layout", run_layout, &shapes[i], nn_shape_n_elems(&shapes[i]), 0.0);
+    }
+}
+
+/* out: y with some channels of x, and y with them added. The rest of y are random numbers. */
+static void run_copy_channels(nn_backend *backend, const void *arg, float *out)
+{
+    const nn_channels_geom *geom = arg;
+    const nn_shape from = kernel_shape(geom->n, geom->x_c, geom->spatial, 1);
+    const nn_shape to = kernel_shape(geom->n, geom->y_c, geom->spatial, 1);
+    float *x = kernel_random_activation(backend, 1, &from);
+    float *y = kernel_random_activation(backend, 2, &to);
+    float *added = kernel_random_activation(backend, 3, &to);
+
+    assert_ok(backend->ops->copy_channels(backend, geom, x, y, 0));
+    assert_ok(backend->ops->copy_channels(backend, geom, x, added, 1));
+    kernel_take(backend, &to, y, out);
+    kernel_take(backend, &to, added, out + nn_shape_n_elems(&to));
+    cvy_free(x);
+}
+
+static void copy_channels_moves_any_run_between_any_counts(void **state)
+{
+    /* n, spatial, c; x_c, x_first; y_c, y_first. */
+    static const nn_channels_geom cases[] = {{2, 5, 3, 3, 0, 7, 2},     {2, 5, 3, 3, 0, 20, 17},
+                                             {3, 4, 16, 16, 0, 48, 16}, {2, 6, 20, 20, 0, 40, 16},
+                                             {2, 6, 20, 20, 0, 40, 20}, {2, 3, 20, 52, 32, 20, 0},
+                                             {1, 7, 5, 40, 30, 5, 0},   {9, 1, 37, 37, 0, 37, 0}};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        kernel_check("copy_channels", run_copy_channels, &cases[i],
+                     2 * cases[i].n * cases[i].y_c * cases[i].spatial, 0.0);
+    }
+}
+
 static void backends_have_every_slot_filled(void **state)
 {
     (void)state;
@@ -19,7 +84,11 @@ static void backends_have_every_slot_filled(void **state)
     for (int idx = 0; idx < nn_backend_count(); idx++) {
         void *slots[sizeof(nn_backend_ops) / sizeof(void *)];
         memcpy(slots, nn_backend_at(idx), sizeof slots);
-        for (size_t i = 0; i < sizeof slots / sizeof slots[0]; i++) assert_non_null(slots[i]);
+        for (size_t i = 0; i < sizeof slots / sizeof slots[0]; i++) {
+            if (!is_optional(i)) assert_non_null(slots[i]);
+        }
+        assert_int_equal(nn_backend_at(idx)->norm_chain_forward == NULL,
+                         nn_backend_at(idx)->norm_chain_backward == NULL);
     }
     assert_null(nn_backend_at(-1));
     assert_null(nn_backend_at(nn_backend_count()));
@@ -499,6 +568,8 @@ static void backend_memory_keeps_what_was_copied_in(void **state)
 
 static const struct CMUnitTest tests[] = {
     cvy_unit_test(backends_have_every_slot_filled),
+    cvy_unit_test(layout_takes_elements_in_and_gives_them_back),
+    cvy_unit_test(copy_channels_moves_any_run_between_any_counts),
     cvy_unit_test(backend_unknown_name_tells_the_nearest),
     cvy_unit_test(backend_without_threads_is_refused),
     cvy_unit_test(backend_auto_takes_the_last_that_works),

@@ -51,6 +51,38 @@ static const conv_case conv_cases[] = {
     {"channels in blocks", 2, 70, 16, 17, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1},
     {"outputs in blocks", 1, 3, 12, 12, 83, 3, 3, 1, 1, 1, 1, 1, 1, 1},
     {"outputs in blocks, bundles", 3, 3, 6, 6, 67, 3, 3, 1, 1, 1, 1, 1, 1, 1},
+    {"blocks, same size 3x3", 2, 16, 9, 8, 32, 3, 3, 1, 1, 1, 1, 1, 1, 1},
+    {"blocks, part of one", 3, 12, 6, 7, 20, 3, 3, 1, 1, 1, 1, 1, 1, 1},
+    {"blocks, an odd number", 2, 40, 7, 7, 72, 3, 3, 1, 1, 1, 1, 1, 1, 1},
+    {"blocks, wide rows", 2, 18, 5, 61, 37, 3, 3, 1, 1, 1, 1, 1, 1, 1},
+    {"blocks, 5x1", 2, 16, 10, 6, 17, 5, 1, 1, 1, 2, 0, 1, 1, 1},
+    {"blocks, 1x7", 2, 16, 6, 10, 33, 1, 7, 1, 1, 0, 3, 1, 1, 1},
+    {"blocks, no padding", 2, 19, 8, 9, 16, 3, 2, 1, 1, 0, 0, 1, 1, 1},
+    {"blocks, stride 2", 2, 16, 9, 11, 48, 3, 3, 2, 2, 1, 1, 1, 1, 1},
+    {"blocks, stride 2, even size", 2, 33, 8, 10, 16, 3, 3, 2, 2, 1, 1, 1, 1, 1},
+    {"blocks, stride 3 by 1", 2, 16, 11, 7, 16, 3, 2, 3, 1, 0, 1, 1, 1, 1},
+    {"blocks, stride over filter", 2, 16, 10, 11, 17, 2, 2, 4, 4, 0, 0, 1, 1, 1},
+    {"blocks, stride over plane", 2, 16, 3, 2, 17, 2, 2, 4, 4, 1, 1, 1, 1, 1},
+    {"blocks, pad over filter", 2, 16, 4, 3, 16, 3, 3, 1, 1, 4, 5, 1, 1, 1},
+    {"blocks, dilated", 2, 16, 12, 13, 17, 3, 3, 1, 1, 2, 2, 2, 2, 1},
+    {"blocks, dilated 3 by 2, stride 2", 2, 16, 15, 14, 17, 3, 3, 2, 2, 3, 1, 3, 2, 1},
+    {"blocks, dilated beyond plane", 1, 16, 5, 5, 16, 3, 3, 1, 1, 6, 6, 6, 6, 1},
+    {"blocks, 1x1", 3, 48, 9, 7, 32, 1, 1, 1, 1, 0, 0, 1, 1, 1},
+    {"blocks, 1x1, stride 2", 3, 17, 9, 8, 35, 1, 1, 2, 2, 0, 0, 1, 1, 1},
+    {"blocks, 1x1, padded", 2, 16, 5, 5, 16, 1, 1, 1, 1, 1, 1, 1, 1, 1},
+    {"blocks, rows in bands", 2, 70, 61, 19, 18, 3, 3, 1, 1, 1, 1, 1, 1, 1},
+    {"blocks, rows in bands, stride 2", 1, 70, 75, 67, 18, 5, 5, 2, 2, 2, 2, 1, 1, 1},
+    {"blocks, many images", 67, 16, 4, 4, 16, 3, 3, 1, 1, 1, 1, 1, 1, 1},
+    {"blocks, too many taps", 1, 12, 19, 18, 12, 17, 17, 1, 1, 2, 2, 1, 1, 1},
+    {"blocks, groups", 2, 32, 7, 8, 32, 3, 3, 1, 1, 1, 1, 1, 1, 2},
+    {"blocks, depthwise", 2, 20, 9, 10, 20, 3, 3, 2, 2, 1, 1, 1, 1, 20},
+    {"planes to blocks", 2, 3, 17, 19, 32, 7, 7, 2, 2, 3, 3, 1, 1, 1},
+    {"planes to blocks, 3x3", 3, 3, 8, 9, 16, 3, 3, 1, 1, 1, 1, 1, 1, 1},
+    {"planes to blocks, bands", 2, 5, 147, 131, 17, 7, 7, 2, 2, 3, 3, 1, 1, 1},
+    {"planes to blocks, short rows", 5, 6, 9, 5, 50, 3, 3, 1, 1, 1, 1, 1, 1, 1},
+    {"planes to blocks, 1x1", 3, 7, 6, 5, 40, 1, 1, 1, 1, 0, 0, 1, 1, 1},
+    {"planes to blocks, dilated", 2, 1, 11, 12, 16, 3, 3, 1, 2, 2, 2, 2, 3, 1},
+    {"blocks, many filters", 1, 496, 5, 4, 240, 3, 3, 1, 1, 1, 1, 1, 1, 1},
     {"many partial sums", 41, 2, 12, 12, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1},
 };
 enum { N_CONV_CASES = sizeof conv_cases / sizeof conv_cases[0] };
@@ -111,26 +143,47 @@ static void run_conv(nn_backend *backend, const void *arg, float *out)
     const nn_conv2d_geom geom = geom_of(arg);
     const conv_sizes size = sizes_of(&geom);
     const nn_backend_ops *ops = backend->ops;
-    float *x = kernel_random_floats(1, size.x), *filter = kernel_random_floats(2, size.filter);
-    float *bias = kernel_random_floats(3, size.k), *dy = kernel_random_floats(4, size.y);
-    float *dx = out + 2 * size.y, *dfilter = dx + 2 * size.x;
+    const nn_shape in = kernel_shape(geom.n, geom.c, geom.h, geom.w);
+    const nn_shape to = kernel_shape(geom.n, geom.k, geom.p, geom.q);
+    float *x = kernel_random_activation(backend, 1, &in);
+    float *dy = kernel_random_activation(backend, 4, &to);
+    float *filter = kernel_random_floats(2, size.filter), *bias = kernel_random_floats(3, size.k);
+    float *y = kernel_blank(backend, &to), *plain_y = kernel_blank(backend, &to);
+    float *dx = kernel_blank(backend, &in), *added_dx = kernel_random_activation(backend, 5, &in);
+    float *dfilter = out + 2 * (size.y + size.x);
     void *workspace = spoilt_workspace(backend, &geom);
 
-    assert_ok(ops->conv2d_forward(backend, &geom, x, filter, bias, out, workspace));
-    assert_ok(ops->conv2d_forward(backend, &geom, x, filter, NULL, out + size.y, workspace));
+    assert_ok(ops->conv2d_forward(backend, &geom, x, filter, bias, y, workspace));
+    assert_ok(ops->conv2d_forward(backend, &geom, x, filter, NULL, plain_y, workspace));
     assert_ok(ops->conv2d_backward_data(backend, &geom, dy, filter, dx, 0, workspace));
-    kernel_random(5, size.x, dx + size.x);
-    assert_ok(ops->conv2d_backward_data(backend, &geom, dy, filter, dx + size.x, 1, workspace));
+    assert_ok(ops->conv2d_backward_data(backend, &geom, dy, filter, added_dx, 1, workspace));
     assert_ok(ops->conv2d_backward_filter(backend, &geom, x, dy, dfilter, dfilter + size.filter,
                                           workspace));
     assert_ok(ops->conv2d_backward_filter(backend, &geom, x, dy, dfilter + size.filter + size.k,
                                           NULL, workspace));
     assert_ok(ops->sync(backend));
+    kernel_take(backend, &to, y, out);
+    kernel_take(backend, &to, plain_y, out + size.y);
+    kernel_take(backend, &in, dx, out + 2 * size.y);
+    kernel_take(backend, &in, added_dx, out + 2 * size.y + size.x);
     ops->release(backend, workspace);
     cvy_free(x);
     cvy_free(filter);
     cvy_free(bias);
     cvy_free(dy);
+}
+
+/* A sum of n products of numbers on [-1, 1) is about n^0.5 / 3. In float, one after the other or
+ * through Winograd's transforms, whose constants go up to 8, it is off by some 30 roundings. */
+static double tolerance_of(const nn_conv2d_geom *geom)
+{
+    const int64_t taps = geom->r * geom->s;
+    const int64_t sums[] = {geom->c / geom->groups * taps, geom->k / geom->groups * taps,
+                            geom->n * geom->p * geom->q};
+    int64_t n = 16;
+
+    for (int i = 0; i < 3; i++) n = sums[i] > n ? sums[i] : n;
+    return 4e-6 * sqrt((double)n);
 }
 
 static void conv2d_every_shape_is_as_reference_at_any_thread_count(void **state)
@@ -139,8 +192,76 @@ static void conv2d_every_shape_is_as_reference_at_any_thread_count(void **state)
     for (int i = 0; i < N_CONV_CASES; i++) {
         const nn_conv2d_geom geom = geom_of(&conv_cases[i]);
         const conv_sizes size = sizes_of(&geom);
-        /* Sums of up to 6000 products below 1 in float: 6000^0.5 roundings of values up to 100. */
-        kernel_check(conv_cases[i].what, run_conv, &conv_cases[i], n_conv_outputs(&size), 2e-5);
+        kernel_check(conv_cases[i].what, run_conv, &conv_cases[i], n_conv_outputs(&size),
+                     tolerance_of(&geom));
+    }
+}
+
+/* Whatever images it shares a batch with, an image's output and gradient have the same bits. */
+static void conv2d_of_an_image_does_not_depend_on_the_others(void **state)
+{
+    static const conv_case cases[] = {
+        {"sweep", 70, 16, 5, 6, 32, 3, 3, 2, 2, 1, 1, 1, 1, 1},
+        {"transformed", 70, 16, 8, 7, 32, 3, 3, 1, 1, 1, 1, 1, 1, 1},
+        {"transformed, in slabs", 290, 496, 4, 4, 240, 3, 3, 1, 1, 1, 1, 1, 1, 1}};
+    nn_backend *backend = kernel_backend("cpu", 2);
+    const nn_backend_ops *ops = backend->ops;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        nn_conv2d_geom geom = geom_of(&cases[i]);
+        const int64_t n = geom.n;
+        const nn_shape in = kernel_shape(n, geom.c, geom.h, geom.w);
+        const nn_shape to = kernel_shape(n, geom.k, geom.p, geom.q);
+        const int64_t n_in = ops->activation_elems(backend, &in) / n;
+        const int64_t n_out = ops->activation_elems(backend, &to) / n;
+        float *x = kernel_random_activation(backend, 1, &in), *dx = kernel_blank(backend, &in);
+        float *dy = kernel_random_activation(backend, 2, &to), *y = kernel_blank(backend, &to);
+        float *one = kernel_floats(n_in + n_out);
+        float *filter = kernel_random_floats(3, geom.k * geom.c * geom.r * geom.s);
+        void *workspace = spoilt_workspace(backend, &geom);
+
+        assert_ok(ops->conv2d_forward(backend, &geom, x, filter, NULL, y, workspace));
+        assert_ok(ops->conv2d_backward_data(backend, &geom, dy, filter, dx, 0, workspace));
+        geom.n = 1;
+        for (int64_t image = 0; image < n; image += (n - 1) / 5) {
+            assert_ok(ops->conv2d_forward(backend, &geom, x + image * n_in, filter, NULL, one,
+                                          workspace));
+            assert_memory_equal(one, y + image * n_out, (size_t)n_out * sizeof *one);
+            assert_ok(ops->conv2d_backward_data(backend, &geom, dy + image * n_out, filter, one, 0,
+                                                workspace));
+            assert_memory_equal(one, dx + image * n_in, (size_t)n_in * sizeof *one);
+        }
+        ops->release(backend, workspace);
+        cvy_free(x);
+        cvy_free(dx);
+        cvy_free(dy);
+        cvy_free(y);
+        cvy_free(one);
+        cvy_free(filter);
+    }
+    nn_backend_close(&backend);
+}
+
+/* A net is planned for its minibatch, and the last batch of an epoch may be smaller. */
+static void conv2d_workspace_of_fewer_images_is_not_larger(void **state)
+{
+    (void)state;
+    for (int idx = 0; idx < nn_backend_count(); idx++) {
+        nn_backend *backend = kernel_backend(nn_backend_at(idx)->name, 3);
+        for (int i = 0; i < N_CONV_CASES; i++) {
+            nn_conv2d_geom geom = geom_of(&conv_cases[i]);
+            size_t before = 0;
+            for (geom.n = 1; geom.n < 80; geom.n++) {
+                const size_t now = backend->ops->conv2d_workspace_bytes(backend, &geom);
+                if (now < before) {
+                    fail_msg("%s: %zu bytes for %lld images, %zu for one less", conv_cases[i].what,
+                             now, (long long)geom.n, before);
+                }
+                before = now;
+            }
+        }
+        nn_backend_close(&backend);
     }
 }
 
@@ -280,6 +401,8 @@ static void dense_of_small_matrix_gives_hand_computed_values(void **state)
 
 static const struct CMUnitTest tests[] = {
     cvy_unit_test(conv2d_every_shape_is_as_reference_at_any_thread_count),
+    cvy_unit_test(conv2d_of_an_image_does_not_depend_on_the_others),
+    cvy_unit_test(conv2d_workspace_of_fewer_images_is_not_larger),
     cvy_unit_test(conv2d_of_small_image_gives_hand_computed_values),
     cvy_unit_test(conv2d_backward_is_adjoint_of_forward),
     cvy_unit_test(dense_every_shape_is_as_reference_at_any_thread_count),

@@ -23,6 +23,11 @@ static const pool_case pool_cases[] = {
     {"global", 4, 9, 7, 7, 7, 7, 1, 1, 0, 0, 0, 0},
     {"global, large plane", 2, 2, 61, 67, 61, 67, 1, 1, 0, 0, 1, 0},
     {"long rows", 1, 2, 2, 603, 1, 5, 1, 2, 0, 2, 0, 0},
+    {"blocks, 3x3 by 2, padded", 2, 20, 9, 12, 3, 3, 2, 2, 1, 1, 0, 0},
+    {"blocks, pad counts", 2, 16, 9, 12, 3, 3, 2, 2, 1, 1, 1, 0},
+    {"blocks, 3x2 by 3x1", 2, 33, 11, 7, 3, 2, 3, 1, 1, 1, 0, 0},
+    {"blocks, rounded up", 3, 18, 8, 14, 3, 3, 2, 2, 0, 0, 0, 1},
+    {"blocks, global", 3, 37, 7, 7, 7, 7, 1, 1, 0, 0, 0, 0},
     {"many small planes", 7, 150, 4, 4, 2, 2, 2, 2, 0, 0, 0, 0},
 };
 enum { N_POOL_CASES = sizeof pool_cases / sizeof pool_cases[0] };
@@ -70,21 +75,48 @@ static float *coarse_input(const nn_pool2d_geom *geom)
     return x;
 }
 
+static nn_shape in_shape(const nn_pool2d_geom *geom)
+{
+    return kernel_shape(geom->n, geom->c, geom->h, geom->w);
+}
+
+static nn_shape out_shape(const nn_pool2d_geom *geom)
+{
+    return kernel_shape(geom->n, geom->c, geom->p, geom->q);
+}
+
+/* argmax lies as y; unpacking moves 4-byte elements, whatever they mean. */
+static void take_argmax(nn_backend *backend, const nn_shape *shape, const int32_t *argmax,
+                        float *out)
+{
+    const int64_t n = nn_shape_n_elems(shape);
+
+    assert_ok(backend->ops->unpack(backend, shape, (const float *)(const void *)argmax, out));
+    for (int64_t i = 0; i < n; i++) {
+        int32_t place;
+        memcpy(&place, out + i, sizeof place);
+        out[i] = (float)place;
+    }
+}
+
 /* out: y, argmax as numbers, dx, dx added. */
 static void run_maxpool(nn_backend *backend, const void *arg, float *out)
 {
     const nn_pool2d_geom geom = pool_geom(arg);
-    float *x = coarse_input(&geom), *dy = kernel_random_floats(2, n_out(&geom));
-    int32_t *argmax = cvy_alloc((size_t)n_out(&geom) * sizeof *argmax);
-    float *dx = out + 2 * n_out(&geom);
+    const nn_shape in = in_shape(&geom), to = out_shape(&geom);
+    float *dense_x = coarse_input(&geom), *x = kernel_pack(backend, &in, dense_x);
+    float *dy = kernel_random_activation(backend, 2, &to), *y = kernel_blank(backend, &to);
+    float *dx = kernel_blank(backend, &in), *added_dx = kernel_random_activation(backend, 3, &in);
+    int32_t *argmax = (int32_t *)(void *)kernel_blank(backend, &to);
 
-    assert_non_null(argmax);
-    assert_ok(backend->ops->maxpool2d_forward(backend, &geom, x, out, argmax));
-    for (int64_t i = 0; i < n_out(&geom); i++) out[n_out(&geom) + i] = (float)argmax[i];
+    assert_ok(backend->ops->maxpool2d_forward(backend, &geom, x, y, argmax));
     assert_ok(backend->ops->maxpool2d_backward(backend, &geom, dy, argmax, dx, 0));
-    dx += n_in(&geom);
-    kernel_random(3, n_in(&geom), dx);
-    assert_ok(backend->ops->maxpool2d_backward(backend, &geom, dy, argmax, dx, 1));
+    assert_ok(backend->ops->maxpool2d_backward(backend, &geom, dy, argmax, added_dx, 1));
+    kernel_take(backend, &to, y, out);
+    take_argmax(backend, &to, argmax, out + n_out(&geom));
+    kernel_take(backend, &in, dx, out + 2 * n_out(&geom));
+    kernel_take(backend, &in, added_dx, out + 2 * n_out(&geom) + n_in(&geom));
+    cvy_free(dense_x);
     cvy_free(x);
     cvy_free(dy);
     cvy_free(argmax);
@@ -105,14 +137,17 @@ static void maxpool2d_every_shape_is_as_reference_at_any_thread_count(void **sta
 static void run_avgpool(nn_backend *backend, const void *arg, float *out)
 {
     const nn_pool2d_geom geom = pool_geom(arg);
-    float *x = kernel_random_floats(1, n_in(&geom)), *dy = kernel_random_floats(2, n_out(&geom));
-    float *dx = out + n_out(&geom);
+    const nn_shape in = in_shape(&geom), to = out_shape(&geom);
+    float *x = kernel_random_activation(backend, 1, &in), *y = kernel_blank(backend, &to);
+    float *dy = kernel_random_activation(backend, 2, &to);
+    float *dx = kernel_blank(backend, &in), *added_dx = kernel_random_activation(backend, 3, &in);
 
-    assert_ok(backend->ops->avgpool2d_forward(backend, &geom, x, out));
+    assert_ok(backend->ops->avgpool2d_forward(backend, &geom, x, y));
     assert_ok(backend->ops->avgpool2d_backward(backend, &geom, dy, dx, 0));
-    dx += n_in(&geom);
-    kernel_random(3, n_in(&geom), dx);
-    assert_ok(backend->ops->avgpool2d_backward(backend, &geom, dy, dx, 1));
+    assert_ok(backend->ops->avgpool2d_backward(backend, &geom, dy, added_dx, 1));
+    kernel_take(backend, &to, y, out);
+    kernel_take(backend, &in, dx, out + n_out(&geom));
+    kernel_take(backend, &in, added_dx, out + n_out(&geom) + n_in(&geom));
     cvy_free(x);
     cvy_free(dy);
 }
@@ -204,10 +239,19 @@ typedef struct bn_case {
 } bn_case;
 
 static const bn_case bn_cases[] = {
-    {"two values", {2, 1, 1, 1e-5}, 0.0f},     {"one value", {1, 3, 1, 1e-5}, 0.0f},
-    {"after dense", {9, 70, 1, 1e-5}, 0.0f},   {"odd planes", {3, 5, 35, 1e-5}, 0.0f},
-    {"small planes", {5, 33, 49, 1e-3}, 0.5f}, {"long planes", {2, 3, 5003, 1e-5}, 0.0f},
-    {"many images", {61, 4, 36, 1e-5}, -2.0f}, {"mean far from 0", {4, 3, 300, 1e-5}, 1e6f},
+    {"two values", {2, 1, 1, 1e-5}, 0.0f},
+    {"one value", {1, 3, 1, 1e-5}, 0.0f},
+    {"after dense", {9, 70, 1, 1e-5}, 0.0f},
+    {"odd planes", {3, 5, 35, 1e-5}, 0.0f},
+    {"small planes", {5, 33, 49, 1e-3}, 0.5f},
+    {"long planes", {2, 3, 5003, 1e-5}, 0.0f},
+    {"many images", {61, 4, 36, 1e-5}, -2.0f},
+    {"blocks, one pixel", {1, 16, 1, 1e-5}, 0.0f},
+    {"blocks, long planes", {2, 19, 1003, 1e-5}, 0.0f},
+    {"blocks, many images", {71, 20, 36, 1e-5}, -2.0f},
+    {"blocks, mean far from 0", {4, 16, 300, 1e-5}, 1e6f},
+    {"more blocks than partial sums", {3, 2070, 3, 1e-5}, 0.0f},
+    {"mean far from 0", {4, 3, 300, 1e-5}, 1e6f},
 };
 
 /* out: y, mean, invstd, batch_var, inference y, dx, dx added, dgamma, dbeta. */
@@ -220,22 +264,31 @@ static void run_batchnorm(nn_backend *backend, const void *arg, float *out)
 {
     const bn_case *test = arg;
     const nn_bn_geom *geom = &test->geom;
-    const int64_t n = geom->n * geom->c * geom->spatial, c = geom->c;
+    const nn_shape shape = kernel_shape(geom->n, geom->c, geom->spatial, 1);
+    const int64_t n = nn_shape_n_elems(&shape), c = geom->c;
     const nn_backend_ops *ops = backend->ops;
-    float *x = kernel_random_floats(1, n), *dy = kernel_random_floats(2, n);
+    float *dense_x = kernel_random_floats(1, n), *dy = kernel_random_activation(backend, 2, &shape);
     float *gamma = kernel_random_floats(3, c), *beta = kernel_random_floats(4, c);
-    float *mean = out + n, *dx = out + 2 * n + 3 * c, *dgamma = out + 4 * n + 3 * c;
+    float *y = kernel_blank(backend, &shape), *inferred = kernel_blank(backend, &shape);
+    float *dx = kernel_blank(backend, &shape);
+    float *added_dx = kernel_random_activation(backend, 5, &shape);
+    float *mean = out + n, *dgamma = out + 4 * n + 3 * c;
 
-    for (int64_t i = 0; i < n; i++) x[i] += test->offset;
+    for (int64_t i = 0; i < n; i++) dense_x[i] += test->offset;
+    float *x = kernel_pack(backend, &shape, dense_x);
     assert_ok(
-        ops->batchnorm_forward(backend, geom, x, gamma, beta, out, mean, mean + c, mean + 2 * c));
+        ops->batchnorm_forward(backend, geom, x, gamma, beta, y, mean, mean + c, mean + 2 * c));
     assert_ok(
-        ops->batchnorm_inference(backend, geom, x, gamma, beta, mean, mean + 2 * c, mean + 3 * c));
+        ops->batchnorm_inference(backend, geom, x, gamma, beta, mean, mean + 2 * c, inferred));
     assert_ok(ops->batchnorm_backward(backend, geom, x, dy, gamma, mean, mean + c, dx, 0, dgamma,
                                       dgamma + c));
-    kernel_random(5, n, dx + n);
-    assert_ok(ops->batchnorm_backward(backend, geom, x, dy, gamma, mean, mean + c, dx + n, 1,
+    assert_ok(ops->batchnorm_backward(backend, geom, x, dy, gamma, mean, mean + c, added_dx, 1,
                                       dgamma, dgamma + c));
+    kernel_take(backend, &shape, y, out);
+    kernel_take(backend, &shape, inferred, mean + 3 * c);
+    kernel_take(backend, &shape, dx, out + 2 * n + 3 * c);
+    kernel_take(backend, &shape, added_dx, out + 3 * n + 3 * c);
+    cvy_free(dense_x);
     cvy_free(x);
     cvy_free(dy);
     cvy_free(gamma);
@@ -250,6 +303,126 @@ static void batchnorm_every_shape_is_as_reference_at_any_thread_count(void **sta
          * for x - mean is exact there. */
         kernel_check(bn_cases[i].what, run_batchnorm, &bn_cases[i], n_bn_outputs(&bn_cases[i].geom),
                      1e-5);
+    }
+}
+
+/* Backends without the kernel run the layers one by one. */
+static void chain_forward(nn_backend *backend, const nn_bn_geom *geom, const nn_norm_chain *chain,
+                          int64_t n)
+{
+    const nn_backend_ops *ops = backend->ops;
+
+    if (ops->norm_chain_forward != NULL) {
+        assert_ok(ops->norm_chain_forward(backend, geom, chain));
+        return;
+    }
+    if (chain->running_var != NULL) {
+        assert_ok(ops->batchnorm_inference(backend, geom, chain->x, chain->gamma, chain->beta,
+                                           chain->running_mean, chain->running_var, chain->y));
+    } else {
+        assert_ok(ops->batchnorm_forward(backend, geom, chain->x, chain->gamma, chain->beta,
+                                         chain->y, chain->mean, chain->invstd, chain->batch_var));
+    }
+    if (chain->residual != NULL) assert_ok(ops->accumulate(backend, n, chain->residual, chain->y));
+    assert_ok(ops->relu_forward(backend, n, chain->y, chain->y));
+}
+
+static void chain_backward(nn_backend *backend, const nn_bn_geom *geom,
+                           const nn_norm_chain_gradient *chain, int64_t n)
+{
+    const nn_backend_ops *ops = backend->ops;
+
+    if (ops->norm_chain_backward != NULL) {
+        assert_ok(ops->norm_chain_backward(backend, geom, chain));
+        return;
+    }
+    assert_ok(ops->relu_backward(backend, n, chain->y, chain->dy, chain->dy, 0));
+    if (chain->dresidual != NULL && chain->accumulate_residual) {
+        assert_ok(ops->accumulate(backend, n, chain->dy, chain->dresidual));
+    } else if (chain->dresidual != NULL) {
+        assert_ok(ops->copy(backend, n, chain->dy, chain->dresidual));
+    }
+    assert_ok(ops->batchnorm_backward(backend, geom, chain->x, chain->dy, chain->gamma, chain->mean,
+                                      chain->invstd, chain->dx, chain->accumulate, chain->dgamma,
+                                      chain->dbeta));
+}
+
+typedef struct chain_case {
+    const char *what;
+    nn_bn_geom geom;
+    int has_residual, accumulate, accumulate_residual;
+} chain_case;
+
+static const chain_case chain_cases[] = {
+    {"planes", {3, 5, 35, 1e-5}, 0, 0, 0},
+    {"planes, sum", {3, 5, 35, 1e-5}, 1, 0, 1},
+    {"blocks", {5, 32, 35, 1e-5}, 0, 0, 0},
+    {"blocks, added", {5, 20, 49, 1e-5}, 0, 1, 0},
+    {"blocks, sum", {5, 37, 49, 1e-5}, 1, 0, 0},
+    {"blocks, sum, added", {3, 16, 9, 1e-5}, 1, 1, 0},
+    {"blocks, both added", {71, 20, 16, 1e-5}, 1, 1, 1},
+};
+
+/* out: y, inference y, dx, dresidual, mean, invstd, batch_var, dgamma, dbeta. */
+static void run_chain(nn_backend *backend, const void *arg, float *out)
+{
+    const chain_case *test = arg;
+    const nn_bn_geom *geom = &test->geom;
+    const nn_shape shape = kernel_shape(geom->n, geom->c, geom->spatial, 1);
+    const int64_t n = nn_shape_n_elems(&shape), c = geom->c;
+    const int64_t n_stored = backend->ops->activation_elems(backend, &shape);
+    float *mean = out + 4 * n, *x = kernel_random_activation(backend, 1, &shape);
+    float *residual = kernel_random_activation(backend, 2, &shape);
+    float *gamma = kernel_random_floats(3, c), *beta = kernel_random_floats(4, c);
+    float *y = kernel_blank(backend, &shape), *inferred = kernel_blank(backend, &shape);
+    float *dx = kernel_random_activation(backend, 5, &shape);
+    float *dresidual = kernel_random_activation(backend, 6, &shape);
+    nn_norm_chain chain = {.x = x,
+                           .residual = test->has_residual ? residual : NULL,
+                           .gamma = gamma,
+                           .beta = beta,
+                           .y = y,
+                           .mean = mean,
+                           .invstd = mean + c,
+                           .batch_var = mean + 2 * c};
+    const nn_norm_chain_gradient gradient = {.x = x,
+                                             .y = y,
+                                             .dy = kernel_random_activation(backend, 7, &shape),
+                                             .gamma = gamma,
+                                             .mean = mean,
+                                             .invstd = mean + c,
+                                             .dx = dx,
+                                             .accumulate = test->accumulate,
+                                             .dresidual = test->has_residual ? dresidual : NULL,
+                                             .accumulate_residual = test->accumulate_residual,
+                                             .dgamma = mean + 3 * c,
+                                             .dbeta = mean + 4 * c};
+
+    chain_forward(backend, geom, &chain, n_stored);
+    chain_backward(backend, geom, &gradient, n_stored);
+    chain.running_mean = mean;
+    chain.running_var = mean + 2 * c;
+    chain.y = inferred;
+    chain_forward(backend, geom, &chain, n_stored);
+    kernel_take(backend, &shape, y, out);
+    kernel_take(backend, &shape, inferred, out + n);
+    kernel_take(backend, &shape, dx, out + 2 * n);
+    kernel_take(backend, &shape, dresidual, out + 3 * n);
+    cvy_free(x);
+    cvy_free(residual);
+    cvy_free(gamma);
+    cvy_free(beta);
+    cvy_free(gradient.dy);
+}
+
+static void norm_chain_is_as_its_layers_at_any_thread_count(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof chain_cases / sizeof chain_cases[0]; i++) {
+        const nn_bn_geom *geom = &chain_cases[i].geom;
+        /* As batch normalisation; a value that rounding moves over 0 is not larger than that. */
+        kernel_check(chain_cases[i].what, run_chain, &chain_cases[i],
+                     4 * geom->n * geom->c * geom->spatial + 5 * geom->c, 2e-5);
     }
 }
 
@@ -330,6 +503,7 @@ static const struct CMUnitTest tests[] = {
     cvy_unit_test(maxpool2d_of_minus_infinity_stays_inside_the_plane),
     cvy_unit_test(avgpool2d_of_small_plane_gives_hand_computed_values),
     cvy_unit_test(batchnorm_every_shape_is_as_reference_at_any_thread_count),
+    cvy_unit_test(norm_chain_is_as_its_layers_at_any_thread_count),
     cvy_unit_test(batchnorm_of_small_tensor_gives_hand_computed_values),
     cvy_unit_test(batchnorm_in_place_gives_the_same_bits),
 };

@@ -1,3 +1,4 @@
+/* In one file because all tests run on the same nets, which are built here. */
 #include "tests/support/test_support.h"
 
 #include "base/alloc.h"
@@ -12,23 +13,30 @@ enum { MINIBATCH = 5, C = 3, H = 6, W = 5, CLASSES = 7 };
 /* --- A net with everything ------------------------------------------------------------------ */
 
 /* Residual and concatenated branches, one value added to itself, dropout, all poolings, a batch
- * norm on the images and a branch that the loss does not depend on. */
-static nn_graph *mixed_graph(int64_t minibatch)
+ * norm on the images and a branch that the loss does not depend on. With a width of 4 activations
+ * are dense on every backend; one of 20 fills blocks of channels, and part of one. */
+static nn_graph *mixed_graph(int64_t minibatch, int width)
 {
     const nn_shape image = {.n_dims = 3, .dim = {C, H, W}};
     nn_graph *g = NULL;
 
     assert_ok(nn_graph_create(minibatch, &image, &g));
     nn_value x = nn_add(g, "batchnorm2d", "bn0", 0, "{}");
-    x = nn_add(g, "conv2d", "conv1", x, "{out: 4, kernel: 3, pad: 1, bias: false}");
+    x = nn_add(g, "conv2d", "conv1", x, "{out: %d, kernel: 3, pad: 1, bias: false}", width);
     x = nn_add(g, "batchnorm2d", "bn1", x, "{}");
     const nn_value stem = nn_add(g, "relu", "relu1", x, "{}");
 
-    x = nn_add(g, "conv2d", "block.conv1", stem, "{out: 4, kernel: 3, pad: 1, groups: 2}");
+    x = nn_add(g, "conv2d", "block.conv1", stem, "{out: %d, kernel: 3, pad: 1, groups: 2}", width);
     x = nn_add(g, "batchnorm2d", "block.bn1", x, "{}");
     const nn_value residual[] = {x, stem};
     x = nn_add_n(g, "add", "block.add", 2, residual, "{}");
     x = nn_add(g, "relu", "block.relu", x, "{}");
+    const nn_value shortcut = nn_add(g, "batchnorm2d", "block2.down", x, "{}");
+    x = nn_add(g, "conv2d", "block2.conv1", x, "{out: %d, kernel: 3, pad: 1}", width);
+    x = nn_add(g, "batchnorm2d", "block2.bn1", x, "{}");
+    const nn_value second[] = {x, shortcut};
+    x = nn_add_n(g, "add", "block2.add", 2, second, "{}");
+    x = nn_add(g, "relu", "block2.relu", x, "{}");
     const nn_value pooled[] = {
         nn_add(g, "maxpool2d", "max", x, "{kernel: 3, stride: 2, pad: 1}"),
         nn_add(g, "avgpool2d", "avg", stem, "{kernel: 2, stride: 2, pad: [0, 1]}"),
@@ -60,8 +68,8 @@ typedef struct bench {
     nn_batch batch;
 } bench;
 
-static void bench_open(bench *b, const char *backend, int n_threads, int64_t minibatch,
-                       int is_inference)
+static void bench_open_wide(bench *b, const char *backend, int n_threads, int64_t minibatch,
+                            int is_inference, int width)
 {
     const nn_backend_options options = {.n_threads = n_threads};
     const nn_net_options net_options = {.is_inference = is_inference};
@@ -69,7 +77,7 @@ static void bench_open(bench *b, const char *backend, int n_threads, int64_t min
 
     memset(b, 0, sizeof *b);
     assert_ok(nn_backend_open(backend, &options, &b->backend));
-    b->graph = mixed_graph(minibatch);
+    b->graph = mixed_graph(minibatch, width);
     b->params = nn_graph_params(b->graph);
     assert_ok(nn_net_create(b->backend, b->graph, &net_options, &b->net));
     b->size_bytes = (size_t)b->params->n_elems * sizeof(float);
@@ -87,6 +95,12 @@ static void bench_open(bench *b, const char *backend, int n_threads, int64_t min
                           .seed = 1,
                           .step = 2,
                           .replica = 3};
+}
+
+static void bench_open(bench *b, const char *backend, int n_threads, int64_t minibatch,
+                       int is_inference)
+{
+    bench_open_wide(b, backend, n_threads, minibatch, is_inference, 4);
 }
 
 static void bench_close(bench *b)
@@ -196,13 +210,12 @@ static void parameters_without_a_way_to_the_loss_have_gradient_zero(void **state
     bench_close(&b);
 }
 
-static void cpu_agrees_with_ref(void **state)
+static void cpu_agrees_at_width(int width)
 {
     bench ref, cpu;
 
-    (void)state;
-    bench_open(&ref, "ref", 1, MINIBATCH, 0);
-    bench_open(&cpu, "cpu", 2, MINIBATCH, 0);
+    bench_open_wide(&ref, "ref", 1, MINIBATCH, 0, width);
+    bench_open_wide(&cpu, "cpu", 2, MINIBATCH, 0, width);
     forward(&ref);
     forward(&cpu);
     backward(&ref);
@@ -224,16 +237,23 @@ static void cpu_agrees_with_ref(void **state)
     bench_close(&cpu);
 }
 
+static void cpu_agrees_with_ref(void **state)
+{
+    (void)state;
+    cpu_agrees_at_width(4);
+    cpu_agrees_at_width(20);
+}
+
 static void bits_do_not_depend_on_the_number_of_threads(void **state)
 {
     bench one, other;
 
     (void)state;
-    bench_open(&one, "cpu", 1, MINIBATCH, 0);
+    bench_open_wide(&one, "cpu", 1, MINIBATCH, 0, 20);
     forward(&one);
     backward(&one);
     for (int n_threads = 2; n_threads <= 3; n_threads++) {
-        bench_open(&other, "cpu", n_threads, MINIBATCH, 0);
+        bench_open_wide(&other, "cpu", n_threads, MINIBATCH, 0, 20);
         forward(&other);
         backward(&other);
         assert_memory_equal(other.grads, one.grads, one.size_bytes);
@@ -251,10 +271,10 @@ static void short_batch_equals_the_same_images_in_a_smaller_net(void **state)
     static const char *const backends[] = {"ref", "cpu"};
 
     (void)state;
-    for (int k = 0; k < 2; k++) {
+    for (int k = 0; k < 4; k++) {
         bench large, small;
-        bench_open(&large, backends[k], 2, MINIBATCH, 0);
-        bench_open(&small, backends[k], 2, 3, 0);
+        bench_open_wide(&large, backends[k % 2], 2, MINIBATCH, 0, k < 2 ? 4 : 20);
+        bench_open_wide(&small, backends[k % 2], 2, 3, 0, k < 2 ? 4 : 20);
         forward(&large); /* leaves a full batch behind in the arena */
         large.batch.n = 3;
         forward(&large);
@@ -400,7 +420,7 @@ static void ready_tells_what_is_final_from_the_end(void **state)
     forward(&b);
     assert_ok(nn_net_backward(b.net, &b.batch, b.weights, b.grads, note_final, &w));
     assert_int_equal(w.final_from, 0);
-    assert_int_equal(w.n_calls, 9); /* layers with parameters */
+    assert_int_equal(w.n_calls, 12); /* layers with parameters */
     assert_memory_equal(w.seen, b.grads, b.size_bytes);
 
     w.final_from = b.params->n_elems;
@@ -504,7 +524,7 @@ static void net_without_memory_reports_it_and_leaks_nothing(void **state)
 
     (void)state;
     assert_ok(nn_backend_open("ref", &options, &backend));
-    nn_graph *graph = mixed_graph(MINIBATCH);
+    nn_graph *graph = mixed_graph(MINIBATCH, 4);
     test_log_expect("net");
     test_log_expect("for activations and gradients at minibatch 5; try a smaller one");
     cvy_alloc_count(&before);

@@ -233,15 +233,60 @@ static int n_of_input(const nn_graph_layer *layer, nn_value x)
     return n;
 }
 
+static int has_saved(const nn_graph_layer *layer)
+{
+    return layer->plan.saved_bytes > 0 || layer->plan.saved_per_output > 0;
+}
+
+/* A whole chain at the turn of its last layer, as fuse.c joined it. */
+static void chain_forward_in(shadow *s, int i)
+{
+    const int norm = s->plan->chain_norm[i], add = s->plan->chain_add[i];
+
+    reads(s, VALUE, nn_graph_layer_at(s->graph, norm)->input[0]);
+    if (add >= 0) reads(s, VALUE, nn_graph_layer_at(s->graph, add)->input[1]);
+    writes(s, VALUE, nn_graph_layer_at(s->graph, i)->output);
+    writes(s, SAVED, norm);
+    end_layer(s, NULL, NULL);
+}
+
+static void chain_backward_in(shadow *s, int i)
+{
+    const nn_plan *plan = s->plan;
+    const int norm = plan->chain_norm[i], add = plan->chain_add[i];
+    const nn_value x = nn_graph_layer_at(s->graph, norm)->input[0];
+    const nn_value y = nn_graph_layer_at(s->graph, i)->output;
+
+    reads(s, GRAD, y);
+    reads(s, VALUE, y);
+    reads(s, VALUE, x);
+    reads(s, SAVED, norm);
+    assert_true(plan->grad[x] != NN_NO_BLOCK);
+    if (plan->first_writer[x] != norm) reads(s, GRAD, x);
+    writes(s, GRAD, x);
+    if (add >= 0) {
+        const nn_value residual = nn_graph_layer_at(s->graph, add)->input[1];
+        if (plan->grad[residual] != NN_NO_BLOCK) {
+            if (plan->first_writer[residual] != add) reads(s, GRAD, residual);
+            writes(s, GRAD, residual);
+        }
+    }
+    end_layer(s, NULL, NULL);
+}
+
 static void forward_in(shadow *s, int i)
 {
+    if (s->plan->chain[i] != NN_NO_CHAIN) {
+        if (s->plan->chain[i] == i) chain_forward_in(s, i);
+        return;
+    }
     const nn_graph_layer *layer = nn_graph_layer_at(s->graph, i);
     const tensor x0 = tensor_of(s, VALUE, layer->input[0]), y = tensor_of(s, VALUE, layer->output);
     const int in_place = layer->plan.can_run_in_place && n_of_input(layer, layer->input[0]) == 1;
 
     for (int j = 0; j < layer->n_inputs; j++) reads(s, VALUE, layer->input[j]);
     writes(s, VALUE, layer->output);
-    if (layer->plan.saved_bytes > 0) writes(s, SAVED, i);
+    if (has_saved(layer)) writes(s, SAVED, i);
     if (s->plan->forward_workspace[i] != NN_NO_BLOCK) {
         writes(s, WORKSPACE, s->plan->forward_workspace[i]);
     }
@@ -251,6 +296,10 @@ static void forward_in(shadow *s, int i)
 static void backward_in(shadow *s, int i)
 {
     const nn_plan *plan = s->plan;
+    if (plan->chain[i] != NN_NO_CHAIN) {
+        if (plan->chain[i] == i) chain_backward_in(s, i);
+        return;
+    }
     const nn_graph_layer *layer = nn_graph_layer_at(s->graph, i);
     const nn_value x0 = layer->input[0];
     const tensor dy = tensor_of(s, GRAD, layer->output), dx0 = tensor_of(s, GRAD, x0);
@@ -259,7 +308,7 @@ static void backward_in(shadow *s, int i)
 
     if (!layer->plan.is_loss) reads(s, GRAD, layer->output);
     if (layer->plan.needs & NN_NEEDS_Y) reads(s, VALUE, layer->output);
-    if (layer->plan.saved_bytes > 0) reads(s, SAVED, i);
+    if (has_saved(layer)) reads(s, SAVED, i);
     for (int j = 0; j < layer->n_inputs; j++) {
         const nn_value x = layer->input[j];
         if (layer->plan.needs & NN_NEEDS_X) reads(s, VALUE, x);
@@ -321,8 +370,24 @@ static void check_plan(nn_backend *backend, const nn_graph *graph, int is_infere
     nn_plan_destroy(&plan);
 }
 
+static int count_chains(nn_backend *backend, const nn_graph *graph, int *n_sums)
+{
+    nn_plan *plan = NULL;
+    int n = 0;
+
+    assert_ok(nn_plan_create(backend, graph, 0, &plan));
+    for (int i = 0; i < plan->n_layers; i++) {
+        n += plan->chain[i] == i;
+        *n_sums += plan->chain[i] == i && plan->chain_add[i] >= 0;
+    }
+    nn_plan_destroy(&plan);
+    return n;
+}
+
 static void random_graphs_never_overwrite_what_is_read_later(void **state)
 {
+    int n_chains = 0, n_sums = 0;
+
     (void)state;
     nn_backend *backend = open_backend("cpu"); /* its kernels want workspaces */
 
@@ -330,8 +395,10 @@ static void random_graphs_never_overwrite_what_is_read_later(void **state)
         nn_graph *graph = random_graph(seed);
         check_plan(backend, graph, 0);
         check_plan(backend, graph, 1);
+        n_chains += count_chains(backend, graph, &n_sums);
         nn_graph_destroy(&graph);
     }
+    assert_true(n_chains > n_sums && n_sums > 0); /* both forms were among them */
     nn_backend_close(&backend);
 }
 

@@ -1,4 +1,5 @@
-#include "nn/backends/cpu/cpu_internal.h"
+#include "nn/backends/cpu/batchnorm_blocks_internal.h"
+#include "nn/backends/cpu/layout_internal.h"
 
 #include <math.h>
 
@@ -91,6 +92,17 @@ cvy_status nn_cpu_batchnorm_forward(nn_backend *backend, const nn_bn_geom *geom,
                                     const float *gamma, const float *beta, float *y, float *mean,
                                     float *invstd, float *batch_var)
 {
+    if (nn_cpu_is_blocked(geom->c)) {
+        nn_cpu_bn_forward(backend, &(nn_cpu_bn){.geom = geom,
+                                                .x = x,
+                                                .gamma = gamma,
+                                                .beta = beta,
+                                                .y = y,
+                                                .mean = mean,
+                                                .invstd = invstd,
+                                                .batch_var = batch_var});
+        return CVY_OK;
+    }
     bn_forward bn = {.geom = geom,
                      .channels_per_chunk = channels_per_chunk(geom),
                      .x = x,
@@ -130,6 +142,12 @@ cvy_status nn_cpu_batchnorm_inference(nn_backend *backend, const nn_bn_geom *geo
                                       const float *gamma, const float *beta, const float *mean,
                                       const float *var, float *y)
 {
+    if (nn_cpu_is_blocked(geom->c)) {
+        nn_cpu_bn_inference(
+            backend, &(nn_cpu_bn){.geom = geom, .x = x, .gamma = gamma, .beta = beta, .y = y}, mean,
+            var);
+        return CVY_OK;
+    }
     bn_inference bn = {.geom = geom,
                        .channels_per_chunk = channels_per_chunk(geom),
                        .x = x,
@@ -228,6 +246,19 @@ cvy_status nn_cpu_batchnorm_backward(nn_backend *backend, const nn_bn_geom *geom
                                      const float *invstd, float *dx, int accumulate, float *dgamma,
                                      float *dbeta)
 {
+    if (nn_cpu_is_blocked(geom->c)) {
+        nn_cpu_bn_backward(backend, &(nn_cpu_bn_gradient){.geom = geom,
+                                                          .x = x,
+                                                          .dy = dy,
+                                                          .gamma = gamma,
+                                                          .mean = mean,
+                                                          .invstd = invstd,
+                                                          .dx = dx,
+                                                          .accumulate = accumulate,
+                                                          .dgamma = dgamma,
+                                                          .dbeta = dbeta});
+        return CVY_OK;
+    }
     bn_backward bn = {.geom = geom,
                       .channels_per_chunk = channels_per_chunk(geom),
                       .x = x,

@@ -1,294 +1,289 @@
 #include "nn/backends/cpu/conv2d_internal.h"
+#include "nn/backends/cpu/conv_gradient_internal.h"
+#include "nn/backends/cpu/conv_sweep_internal.h"
+#include "nn/backends/cpu/layout_internal.h"
+#include "nn/backends/cpu/winograd_internal.h"
 
 #include <string.h>
 
-typedef struct conv_pass {
-    nn_cpu_conv_plan plan;
-    const float *x, *filter, *bias, *dy;
-    float *y, *dx, *dfilter, *dbias;
-    int accumulate;
-    void *workspace;
-} conv_pass;
+/* Which kernel a convolution gets, from its geometry without the number of images: Winograd's, or
+ * sweeps over blocks of channels, or else the matrix products of conv2d_columns.c on dense copies.
+ */
 
-/* x as the matrix (channels, pixels) of a 1x1 convolution. */
-static const float *direct_x(const nn_cpu_conv_plan *plan, const float *x, int64_t channel,
-                             nn_cpu_conv_tile tile)
+/* --- Workspace -------------------------------------------------------------------------------- */
+
+static int64_t dense_floats(int64_t n, int64_t c, int64_t spatial)
 {
-    return x + (tile.image * plan->geom->c + channel) * plan->px + tile.offset;
+    return nn_cpu_is_blocked(c) ? nn_cpu_div_up(n * c * spatial, NN_CPU_BLOCK) * NN_CPU_BLOCK : 0;
 }
 
-static void fill_bias(int64_t rows, int64_t cols, const float *bias, float *out, int64_t ld)
+static int64_t forward_floats(const nn_backend *backend, const nn_conv2d_geom *geom)
 {
-    for (int64_t row = 0; row < rows; row++) {
-        float *to = out + row * ld;
-        for (int64_t i = 0; i < cols; i++) to[i] = bias[row];
-    }
+    nn_conv_sweep sweep;
+
+    nn_conv_sweep_forward(geom, &sweep);
+    return nn_conv_sweep_filter_floats(&sweep) + sweep.dst_blocks * NN_CPU_BLOCK +
+           backend->n_threads * sweep.copy_floats;
 }
 
-/* out (outputs.n, tile.px) = filter cols + bias, outputs counted within the group. */
-static void forward_product(const conv_pass *pass, int64_t group, nn_cpu_span outputs,
-                            nn_cpu_conv_tile tile, float *cols, float *out, int64_t ld)
+static int64_t data_floats(const nn_backend *backend, const nn_conv2d_geom *geom)
 {
-    const nn_cpu_conv_plan *plan = &pass->plan;
-    const int64_t k = group * plan->group_k + outputs.first;
-    const float *filter = pass->filter + k * plan->depth;
-    float beta = pass->bias != NULL ? 1.0f : 0.0f;
+    nn_conv_sweep sweep;
 
-    if (pass->bias != NULL) fill_bias(outputs.n, tile.px, pass->bias + k, out, ld);
-    if (plan->is_direct) {
-        const float *x = direct_x(plan, pass->x, group * plan->group_c, tile);
-        nn_cpu_gemm(outputs.n, tile.px, plan->depth, (nn_cpu_matrix){filter, plan->depth, 0},
-                    (nn_cpu_matrix){x, plan->px, 0}, beta, out, ld);
-        return;
-    }
-    for (int64_t i = 0; i * plan->c_block < plan->group_c; i++) {
-        nn_cpu_span block = nn_cpu_part(plan->group_c, plan->c_block, i);
-        const nn_cpu_matrix part = {filter + block.first * plan->taps, plan->depth, 0};
-        block.first += group * plan->group_c;
-        nn_cpu_conv_gather(plan, pass->x, block, tile, cols);
-        nn_cpu_gemm(outputs.n, tile.px, block.n * plan->taps, part,
-                    (nn_cpu_matrix){cols, tile.px, 0}, beta, out, ld);
-        beta = 1.0f;
-    }
+    nn_conv_sweep_backward(geom, &sweep);
+    return nn_conv_sweep_filter_floats(&sweep) + backend->n_threads * sweep.copy_floats;
 }
 
-/* Chunks: tiles within blocks of outputs within groups. */
-static void forward_chunk(void *arg, int64_t chunk_idx, int thread_idx)
+static int64_t filter_floats(const nn_backend *backend, const nn_conv2d_geom *geom)
 {
-    const conv_pass *pass = arg;
-    const nn_cpu_conv_plan *plan = &pass->plan;
-    const int64_t n_places = nn_cpu_conv_n_places(plan);
-    const int64_t n_tiles = plan->n_image_tiles * n_places;
-    const int64_t n_blocks = nn_cpu_div_up(plan->group_k, plan->k_block);
-    const int64_t tile_idx = chunk_idx % n_tiles, group = chunk_idx / n_tiles / n_blocks;
-    const nn_cpu_conv_tile tile = nn_cpu_conv_tile_at(plan, tile_idx / n_places,
-                                                      tile_idx % n_places);
-    const nn_cpu_span outputs = nn_cpu_part(plan->group_k, plan->k_block,
-                                            chunk_idx / n_tiles % n_blocks);
-    float *cols = nn_cpu_conv_cols(plan, pass->workspace, thread_idx);
-    float *side = nn_cpu_conv_side(plan, pass->workspace, thread_idx);
-    const int64_t k = group * plan->group_k + outputs.first;
-    float *y = pass->y + (tile.image * plan->geom->k + k) * plan->px;
+    nn_conv_gradient plan;
 
-    if (plan->images_per_tile == 1) {
-        forward_product(pass, group, outputs, tile, cols, y + tile.offset, plan->px);
-        return;
+    nn_conv_gradient_plan(geom, &plan);
+    return plan.total_floats + backend->n_threads * plan.scratch_floats;
+}
+
+static int64_t winograd_floats(const nn_backend *backend, const nn_conv2d_geom *geom)
+{
+    nn_winograd there, back;
+    nn_winograd_gradient plan;
+
+    nn_winograd_forward(geom, &there);
+    nn_winograd_backward(geom, &back);
+    nn_winograd_gradient_plan(geom, &plan);
+    const int64_t forward = there.dst_blocks * NN_CPU_BLOCK +
+                            nn_winograd_workspace_floats(&there, backend->n_threads);
+    const int64_t data = nn_winograd_workspace_floats(&back, backend->n_threads);
+
+    return nn_cpu_most(nn_cpu_most(forward, data),
+                       plan.total_floats + backend->n_threads * plan.scratch_floats);
+}
+
+/* Dense x and y, and what the columns need. */
+static int64_t columns_floats(nn_backend *backend, const nn_conv2d_geom *geom)
+{
+    return dense_floats(geom->n, geom->c, geom->h * geom->w) +
+           dense_floats(geom->n, geom->k, geom->p * geom->q) +
+           nn_cpu_div_up((int64_t)nn_cpu_columns_workspace_bytes(backend, geom), sizeof(float));
+}
+
+static int data_fits(const nn_conv2d_geom *geom)
+{
+    return nn_conv_sweep_fits(geom) && nn_cpu_is_blocked(geom->c);
+}
+
+size_t nn_cpu_conv2d_workspace_bytes(nn_backend *backend, const nn_conv2d_geom *geom)
+{
+    int64_t n = 0;
+
+    if (nn_winograd_fits(geom)) return (size_t)winograd_floats(backend, geom) * sizeof(float);
+    if (nn_conv_sweep_fits(geom)) {
+        n = nn_cpu_most(forward_floats(backend, geom), filter_floats(backend, geom));
     }
-    forward_product(pass, group, outputs, tile, cols, side, tile.px);
-    for (int64_t i = 0; i < tile.n_images; i++) {
-        for (int64_t row = 0; row < outputs.n; row++) {
-            memcpy(y + (i * plan->geom->k + row) * plan->px, side + row * tile.px + i * plan->px,
-                   (size_t)plan->px * sizeof(float));
-        }
+    n = nn_cpu_most(n,
+                    data_fits(geom) ? data_floats(backend, geom) : columns_floats(backend, geom));
+    return (size_t)n * sizeof(float);
+}
+
+/* --- Dense copies ----------------------------------------------------------------------------- */
+
+/* Where a dense x and y stand in the workspace; blocked ones need it. */
+typedef struct dense_copies {
+    float *x, *y;
+    void *rest;
+} dense_copies;
+
+static dense_copies copies_in(const nn_conv2d_geom *geom, void *workspace)
+{
+    float *const x = workspace;
+    float *const y = x + dense_floats(geom->n, geom->c, geom->h * geom->w);
+
+    return (dense_copies){x, y, y + dense_floats(geom->n, geom->k, geom->p * geom->q)};
+}
+
+/* The tensor itself if it is dense, else a copy. */
+static const float *as_dense(nn_backend *backend, int64_t n, int64_t c, int64_t spatial,
+                             const float *x, float *copy)
+{
+    if (!nn_cpu_is_blocked(c)) return x;
+    nn_cpu_unpack_blocks(backend, n, c, spatial, x, copy);
+    return copy;
+}
+
+static cvy_status columns_forward(nn_backend *backend, const nn_conv2d_geom *geom, const float *x,
+                                  const float *filter, const float *bias, float *y, void *workspace)
+{
+    const dense_copies copies = copies_in(geom, workspace);
+    const int is_blocked = nn_cpu_is_blocked(geom->k);
+    const float *from = as_dense(backend, geom->n, geom->c, geom->h * geom->w, x, copies.x);
+
+    CVY_RETURN_IF_ERR(nn_cpu_columns_forward(backend, geom, from, filter, bias,
+                                             is_blocked ? copies.y : y, copies.rest));
+    if (is_blocked) {
+        nn_cpu_pack_blocks(backend, geom->n, geom->k, geom->p * geom->q, copies.y, y, 0);
     }
+    return CVY_OK;
+}
+
+static cvy_status columns_backward_data(nn_backend *backend, const nn_conv2d_geom *geom,
+                                        const float *dy, const float *filter, float *dx,
+                                        int accumulate, void *workspace)
+{
+    const dense_copies copies = copies_in(geom, workspace);
+    const float *from = as_dense(backend, geom->n, geom->k, geom->p * geom->q, dy, copies.y);
+
+    if (!nn_cpu_is_blocked(geom->c)) {
+        return nn_cpu_columns_backward_data(backend, geom, from, filter, dx, accumulate,
+                                            copies.rest);
+    }
+    CVY_RETURN_IF_ERR(
+        nn_cpu_columns_backward_data(backend, geom, from, filter, copies.x, 0, copies.rest));
+    nn_cpu_pack_blocks(backend, geom->n, geom->c, geom->h * geom->w, copies.x, dx, accumulate);
+    return CVY_OK;
+}
+
+static cvy_status columns_backward_filter(nn_backend *backend, const nn_conv2d_geom *geom,
+                                          const float *x, const float *dy, float *dfilter,
+                                          float *dbias, void *workspace)
+{
+    const dense_copies copies = copies_in(geom, workspace);
+
+    return nn_cpu_columns_backward_filter(
+        backend, geom, as_dense(backend, geom->n, geom->c, geom->h * geom->w, x, copies.x),
+        as_dense(backend, geom->n, geom->k, geom->p * geom->q, dy, copies.y), dfilter, dbias,
+        copies.rest);
+}
+
+/* --- The slots -------------------------------------------------------------------------------- */
+
+/* bias: stored channels, as kernels read it; NULL stays NULL. */
+static const float *padded_bias(int64_t k, const float *bias, float *padded)
+{
+    if (bias == NULL) return NULL;
+    for (int64_t i = 0; i < nn_cpu_blocks(k) * NN_CPU_BLOCK; i++)
+        padded[i] = i < k ? bias[i] : 0.0f;
+    return padded;
+}
+
+static void winograd_forward(nn_backend *backend, const nn_conv2d_geom *geom, const float *x,
+                             const float *filter, const float *bias, float *y, float *workspace)
+{
+    nn_winograd wino;
+
+    nn_winograd_forward(geom, &wino);
+    const nn_wino_filters filters = {.at = filter, .dst_stride = geom->c * 9, .src_stride = 9};
+    nn_winograd_run(backend, &wino, x, &filters, padded_bias(geom->k, bias, workspace), y, 0,
+                    workspace + wino.dst_blocks * NN_CPU_BLOCK);
+}
+
+static void winograd_backward_data(nn_backend *backend, const nn_conv2d_geom *geom, const float *dy,
+                                   const float *filter, float *dx, int accumulate, float *workspace)
+{
+    nn_winograd wino;
+
+    nn_winograd_backward(geom, &wino);
+    const nn_wino_filters filters = {
+        .at = filter, .dst_stride = 9, .src_stride = geom->c * 9, .is_turned = 1};
+    nn_winograd_run(backend, &wino, dy, &filters, NULL, dx, accumulate, workspace);
 }
 
 cvy_status nn_cpu_conv2d_forward(nn_backend *backend, const nn_conv2d_geom *geom, const float *x,
                                  const float *filter, const float *bias, float *y, void *workspace)
 {
-    conv_pass pass = {.plan = nn_cpu_conv_plan_of(geom),
-                      .x = x,
-                      .filter = filter,
-                      .bias = bias,
-                      .y = y,
-                      .workspace = workspace};
-    const nn_cpu_conv_plan *plan = &pass.plan;
+    nn_conv_sweep sweep;
 
-    if (plan->is_depthwise) {
-        nn_cpu_depthwise_forward(backend, geom, x, filter, bias, y);
+    if (nn_winograd_fits(geom)) {
+        winograd_forward(backend, geom, x, filter, bias, y, workspace);
         return CVY_OK;
     }
-    nn_cpu_run(backend,
-               geom->groups * nn_cpu_div_up(plan->group_k, plan->k_block) * plan->n_image_tiles *
-                   nn_cpu_conv_n_places(plan),
-               forward_chunk, &pass);
+    if (!nn_conv_sweep_fits(geom)) {
+        return columns_forward(backend, geom, x, filter, bias, y, workspace);
+    }
+    nn_conv_sweep_forward(geom, &sweep);
+    const int64_t n_taps = geom->r * geom->s;
+    float *const packed = workspace;
+    float *const place = packed + nn_conv_sweep_filter_floats(&sweep);
+
+    nn_conv_sweep_pack_filter(backend, &sweep, filter, geom->c * n_taps, n_taps, packed);
+    nn_conv_sweep_run(backend, &sweep, x, packed, padded_bias(geom->k, bias, place), y, 0,
+                      place + sweep.dst_blocks * NN_CPU_BLOCK);
     return CVY_OK;
-}
-
-/* The share of one tile in dx, for channels of one group. */
-static void data_tile(const conv_pass *pass, int64_t group, nn_cpu_span channels,
-                      nn_cpu_conv_tile tile, int thread_idx)
-{
-    const nn_cpu_conv_plan *plan = &pass->plan;
-    float *cols = nn_cpu_conv_cols(plan, pass->workspace, thread_idx);
-    float *side = nn_cpu_conv_side(plan, pass->workspace, thread_idx);
-    const nn_cpu_matrix dy = nn_cpu_conv_dy(plan, pass->dy, group, tile, side);
-    const nn_cpu_matrix filter = {pass->filter + group * plan->group_k * plan->depth +
-                                      channels.first * plan->taps,
-                                  plan->depth, 1};
-    const nn_cpu_span absolute = {group * plan->group_c + channels.first, channels.n};
-
-    if (plan->is_direct) {
-        float *dx = pass->dx + (tile.image * plan->geom->c + absolute.first) * plan->px;
-        nn_cpu_gemm(channels.n, tile.px, plan->group_k, filter, dy, pass->accumulate ? 1.0f : 0.0f,
-                    dx + tile.offset, plan->px);
-        return;
-    }
-    nn_cpu_gemm(channels.n * plan->taps, tile.px, plan->group_k, filter, dy, 0.0f, cols, tile.px);
-    nn_cpu_conv_scatter(plan, cols, absolute, tile, pass->dx);
-}
-
-/* dx = 0 in the channels (counted over all groups) of a bundle of images. */
-static void clear_input(const conv_pass *pass, int64_t first_channel, int64_t n_channels,
-                        int64_t image_tile_idx)
-{
-    const nn_conv2d_geom *geom = pass->plan.geom;
-    const nn_cpu_span images = nn_cpu_part(geom->n, pass->plan.images_per_tile, image_tile_idx);
-    const int64_t size = geom->h * geom->w;
-
-    for (int64_t n = images.first; n < images.first + images.n; n++) {
-        memset(pass->dx + (n * geom->c + first_channel) * size, 0,
-               (size_t)(n_channels * size) * sizeof(float));
-    }
-}
-
-/* Chunks: groups and blocks of channels of a bundle of images; the tiles of an image overlap in dx,
- * so one thread adds them in order. */
-static void data_chunk(void *arg, int64_t chunk_idx, int thread_idx)
-{
-    const conv_pass *pass = arg;
-    const nn_cpu_conv_plan *plan = &pass->plan;
-    const int64_t n_blocks = nn_cpu_div_up(plan->group_c, plan->data_c_block);
-    const nn_cpu_span channels = nn_cpu_part(plan->group_c, plan->data_c_block,
-                                             chunk_idx % n_blocks);
-    const int64_t group = chunk_idx / n_blocks % plan->geom->groups;
-    const int64_t image_tile_idx = chunk_idx / n_blocks / plan->geom->groups;
-
-    /* The product of a 1x1 convolution overwrites. */
-    if (!plan->is_direct && !pass->accumulate) {
-        clear_input(pass, group * plan->group_c + channels.first, channels.n, image_tile_idx);
-    }
-    for (int64_t place = 0; place < nn_cpu_conv_n_places(plan); place++) {
-        data_tile(pass, group, channels, nn_cpu_conv_tile_at(plan, image_tile_idx, place),
-                  thread_idx);
-    }
 }
 
 cvy_status nn_cpu_conv2d_backward_data(nn_backend *backend, const nn_conv2d_geom *geom,
                                        const float *dy, const float *filter, float *dx,
                                        int accumulate, void *workspace)
 {
-    conv_pass pass = {.plan = nn_cpu_conv_plan_of(geom),
-                      .filter = filter,
-                      .dy = dy,
-                      .dx = dx,
-                      .accumulate = accumulate,
-                      .workspace = workspace};
-    const nn_cpu_conv_plan *plan = &pass.plan;
+    nn_conv_sweep sweep;
 
-    if (plan->is_depthwise) {
-        nn_cpu_depthwise_backward_data(backend, geom, dy, filter, dx, accumulate);
+    if (nn_winograd_fits(geom)) {
+        winograd_backward_data(backend, geom, dy, filter, dx, accumulate, workspace);
         return CVY_OK;
     }
-    nn_cpu_run(backend,
-               plan->n_image_tiles * geom->groups *
-                   nn_cpu_div_up(plan->group_c, plan->data_c_block),
-               data_chunk, &pass);
+    if (!data_fits(geom)) {
+        return columns_backward_data(backend, geom, dy, filter, dx, accumulate, workspace);
+    }
+    nn_conv_sweep_backward(geom, &sweep);
+    const int64_t n_taps = geom->r * geom->s;
+    float *const packed = workspace;
+
+    nn_conv_sweep_pack_filter(backend, &sweep, filter, n_taps, geom->c * n_taps, packed);
+    nn_conv_sweep_run(backend, &sweep, dy, packed, NULL, dx, accumulate,
+                      packed + nn_conv_sweep_filter_floats(&sweep));
     return CVY_OK;
 }
 
-/* Add the share of one tile to a partial sum (k, depth) of dfilter. */
-static void filter_tile(const conv_pass *pass, int64_t group, nn_cpu_span channels,
-                        nn_cpu_conv_tile tile, int thread_idx, float beta, float *sum)
+typedef struct bias_pass {
+    const nn_conv2d_geom *geom;
+    const float *dy;
+    float *dbias;
+} bias_pass;
+
+/* One block of channels: float lanes over some pixels, then doubles, images in order. */
+static void bias_chunk(void *arg, int64_t block, int thread_idx)
 {
-    const nn_cpu_conv_plan *plan = &pass->plan;
-    float *cols = nn_cpu_conv_cols(plan, pass->workspace, thread_idx);
-    float *side = nn_cpu_conv_side(plan, pass->workspace, thread_idx);
-    const nn_cpu_matrix dy = nn_cpu_conv_dy(plan, pass->dy, group, tile, side);
-    const nn_cpu_span absolute = {group * plan->group_c + channels.first, channels.n};
-    nn_cpu_matrix input = {cols, tile.px, 1};
-
-    if (plan->is_direct) {
-        input = (nn_cpu_matrix){direct_x(plan, pass->x, absolute.first, tile), plan->px, 1};
-    } else {
-        nn_cpu_conv_gather(plan, pass->x, absolute, tile, cols);
-    }
-    nn_cpu_gemm(plan->group_k, channels.n * plan->taps, tile.px, dy, input, beta,
-                sum + group * plan->group_k * plan->depth + channels.first * plan->taps,
-                plan->depth);
-}
-
-/* Chunks: groups and blocks of channels of one partial sum; its tiles are added in order. */
-static void filter_chunk(void *arg, int64_t chunk_idx, int thread_idx)
-{
-    const conv_pass *pass = arg;
-    const nn_cpu_conv_plan *plan = &pass->plan;
-    const int64_t n_blocks = nn_cpu_div_up(plan->group_c, plan->c_block);
-    const nn_cpu_span channels = nn_cpu_part(plan->group_c, plan->c_block, chunk_idx % n_blocks);
-    const int64_t group = chunk_idx / n_blocks % plan->geom->groups;
-    const int64_t sum_idx = chunk_idx / n_blocks / plan->geom->groups;
-    const nn_cpu_span images = nn_cpu_part(plan->n_image_tiles, plan->image_tiles_per_sum, sum_idx);
-    float *sum = plan->n_sums > 1 ? (float *)pass->workspace + sum_idx * plan->geom->k * plan->depth
-                                  : pass->dfilter;
-    float beta = 0.0f;
-
-    for (int64_t i = images.first; i < images.first + images.n; i++) {
-        for (int64_t place = 0; place < nn_cpu_conv_n_places(plan); place++) {
-            filter_tile(pass, group, channels, nn_cpu_conv_tile_at(plan, i, place), thread_idx,
-                        beta, sum);
-            beta = 1.0f;
-        }
-    }
-}
-
-static void add_to(int64_t n, const float *restrict x, float *restrict y)
-{
-    for (int64_t i = 0; i < n; i++) y[i] += x[i];
-}
-
-/* Add the partial sums of some weights as a binary tree: 0 + 1, 2 + 3, ... then 0 + 2, ... */
-static void add_sums_chunk(void *arg, int64_t chunk_idx, int thread_idx)
-{
-    const conv_pass *pass = arg;
-    const int64_t n_weights = pass->plan.geom->k * pass->plan.depth;
-    const nn_cpu_span span = nn_cpu_part(n_weights, NN_CPU_CHUNK, chunk_idx);
-    float *sums = (float *)pass->workspace + span.first;
+    enum { RUN = 256 };
+    const bias_pass *pass = arg;
+    const nn_conv2d_geom *geom = pass->geom;
+    const int64_t spatial = geom->p * geom->q, blocks = nn_cpu_blocks(geom->k);
+    double sum[NN_CPU_BLOCK] = {0.0};
 
     (void)thread_idx;
-    for (int64_t step = 1; step < pass->plan.n_sums; step *= 2) {
-        for (int64_t i = 0; i + step < pass->plan.n_sums; i += 2 * step) {
-            add_to(span.n, sums + (i + step) * n_weights, sums + i * n_weights);
+    for (int64_t n = 0; n < geom->n; n++) {
+        const float *dy = pass->dy + (n * blocks + block) * spatial * NN_CPU_BLOCK;
+        for (int64_t first = 0; first < spatial; first += RUN) {
+            const int64_t end = nn_cpu_least(spatial, first + RUN);
+            float lanes[NN_CPU_BLOCK] = {0.0f};
+            for (int64_t i = first; i < end; i++) {
+                for (int c = 0; c < NN_CPU_BLOCK; c++) lanes[c] += dy[i * NN_CPU_BLOCK + c];
+            }
+            for (int c = 0; c < NN_CPU_BLOCK; c++) sum[c] += (double)lanes[c];
         }
     }
-    memcpy(pass->dfilter + span.first, sums, (size_t)span.n * sizeof(float));
-}
-
-static void bias_chunk(void *arg, int64_t k, int thread_idx)
-{
-    const conv_pass *pass = arg;
-    const nn_cpu_conv_plan *plan = &pass->plan;
-    double sum = 0.0;
-
-    (void)thread_idx;
-    for (int64_t n = 0; n < plan->geom->n; n++) {
-        sum += nn_cpu_sum(plan->px, pass->dy + (n * plan->geom->k + k) * plan->px);
+    for (int64_t c = 0; c < NN_CPU_BLOCK && block * NN_CPU_BLOCK + c < geom->k; c++) {
+        pass->dbias[block * NN_CPU_BLOCK + c] = (float)sum[c];
     }
-    pass->dbias[k] = (float)sum;
 }
 
 cvy_status nn_cpu_conv2d_backward_filter(nn_backend *backend, const nn_conv2d_geom *geom,
                                          const float *x, const float *dy, float *dfilter,
                                          float *dbias, void *workspace)
 {
-    conv_pass pass = {.plan = nn_cpu_conv_plan_of(geom),
-                      .x = x,
-                      .dy = dy,
-                      .dfilter = dfilter,
-                      .dbias = dbias,
-                      .workspace = workspace};
-    const nn_cpu_conv_plan *plan = &pass.plan;
-
-    if (plan->is_depthwise) {
-        nn_cpu_depthwise_backward_filter(backend, geom, x, dy, dfilter);
+    if (nn_winograd_fits(geom)) {
+        nn_winograd_gradient plan;
+        nn_winograd_gradient_plan(geom, &plan);
+        nn_winograd_gradient_run(backend, &plan, x, dy, dfilter, workspace,
+                                 (float *)workspace + plan.total_floats);
+    } else if (nn_conv_sweep_fits(geom)) {
+        nn_conv_gradient plan;
+        nn_conv_gradient_plan(geom, &plan);
+        nn_conv_gradient_run(backend, &plan, x, dy, dfilter, workspace,
+                             (float *)workspace + plan.total_floats);
     } else {
-        nn_cpu_run(backend,
-                   plan->n_sums * geom->groups * nn_cpu_div_up(plan->group_c, plan->c_block),
-                   filter_chunk, &pass);
-        if (plan->n_sums > 1) {
-            nn_cpu_run(backend, nn_cpu_div_up(geom->k * plan->depth, NN_CPU_CHUNK), add_sums_chunk,
-                       &pass);
-        }
+        return columns_backward_filter(backend, geom, x, dy, dfilter, dbias, workspace);
     }
-    if (dbias != NULL) nn_cpu_run(backend, geom->k, bias_chunk, &pass);
+    if (dbias != NULL) {
+        nn_cpu_run(backend, nn_cpu_blocks(geom->k), bias_chunk,
+                   &(bias_pass){.geom = geom, .dy = dy, .dbias = dbias});
+    }
     return CVY_OK;
 }

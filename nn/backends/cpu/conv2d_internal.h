@@ -4,6 +4,9 @@
 #include "nn/backends/cpu/cpu_internal.h"
 
 /**
+ * Convolutions that sweeps (conv_sweep_internal.h) do not know: few channels, groups, very large
+ * filters. Both sides are dense NCHW here.
+ *
  * How a convolution is cut, from its geometry alone.
  *
  * The output pixels are cut into tiles: rows (or a part of one row) of one image, or several whole
@@ -30,6 +33,17 @@ typedef struct nn_cpu_conv_plan {
     int64_t image_tiles_per_sum, n_sums; /* partial sums of dfilter */
     int64_t cols_floats, side_floats; /* scratch of a thread: the matrix, and a tile of y or dy */
 } nn_cpu_conv_plan;
+
+size_t nn_cpu_columns_workspace_bytes(nn_backend *backend, const nn_conv2d_geom *geom);
+cvy_status nn_cpu_columns_forward(nn_backend *backend, const nn_conv2d_geom *geom, const float *x,
+                                  const float *filter, const float *bias, float *y,
+                                  void *workspace);
+cvy_status nn_cpu_columns_backward_data(nn_backend *backend, const nn_conv2d_geom *geom,
+                                        const float *dy, const float *filter, float *dx,
+                                        int accumulate, void *workspace);
+cvy_status nn_cpu_columns_backward_filter(nn_backend *backend, const nn_conv2d_geom *geom,
+                                          const float *x, const float *dy, float *dfilter,
+                                          float *dbias, void *workspace);
 
 nn_cpu_conv_plan nn_cpu_conv_plan_of(const nn_conv2d_geom *geom);
 

@@ -145,12 +145,22 @@ float *nn_cpu_conv_side(const nn_cpu_conv_plan *plan, void *workspace, int threa
     return nn_cpu_conv_cols(plan, workspace, thread_idx) + plan->cols_floats;
 }
 
-size_t nn_cpu_conv2d_workspace_bytes(nn_backend *backend, const nn_conv2d_geom *geom)
+static int64_t workspace_floats(const nn_backend *backend, const nn_conv2d_geom *geom)
 {
     const nn_cpu_conv_plan plan = nn_cpu_conv_plan_of(geom);
 
     if (plan.is_depthwise) return 0;
-    return (size_t)(sums_floats(&plan) +
-                    backend->n_threads * (plan.cols_floats + plan.side_floats)) *
-           sizeof(float);
+    return sums_floats(&plan) + backend->n_threads * (plan.cols_floats + plan.side_floats);
+}
+
+/* A smaller batch, which may be cut another way, must do with the workspace of a larger one. */
+size_t nn_cpu_columns_workspace_bytes(nn_backend *backend, const nn_conv2d_geom *geom)
+{
+    nn_conv2d_geom fewer = *geom;
+    int64_t most = 0;
+
+    for (fewer.n = 1; fewer.n <= geom->n; fewer.n++) {
+        most = nn_cpu_most(most, workspace_floats(backend, &fewer));
+    }
+    return (size_t)most * sizeof(float);
 }

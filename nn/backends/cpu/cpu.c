@@ -1,6 +1,7 @@
 #include "nn/backends/cpu/cpu_internal.h"
 
 #include "base/alloc.h"
+#include "nn/backends/cpu/layout_internal.h"
 
 #include <string.h>
 
@@ -39,7 +40,10 @@ static cvy_status open_cpu(const nn_backend_options *options, nn_backend **out);
 
 static void close_cpu(nn_backend *backend)
 {
-    if (backend != NULL) cvy_pool_destroy(&((nn_cpu *)backend)->pool);
+    if (backend != NULL) {
+        cvy_pool_destroy(&((nn_cpu *)backend)->pool);
+        cvy_free(((nn_cpu *)backend)->partials);
+    }
     cvy_free(backend);
 }
 
@@ -79,6 +83,11 @@ const nn_backend_ops nn_backend_cpu = {
     .copy_in = copy_bytes,
     .copy_out = copy_bytes,
     .sync = sync_nothing,
+    .activation_elems = nn_cpu_activation_elems,
+    .is_dense = nn_cpu_is_dense,
+    .pack = nn_cpu_pack,
+    .unpack = nn_cpu_unpack,
+    .copy_channels = nn_cpu_copy_channels,
     .fill = nn_cpu_fill,
     .copy = nn_cpu_copy,
     .accumulate = nn_cpu_accumulate,
@@ -93,6 +102,8 @@ const nn_backend_ops nn_backend_cpu = {
     .batchnorm_forward = nn_cpu_batchnorm_forward,
     .batchnorm_inference = nn_cpu_batchnorm_inference,
     .batchnorm_backward = nn_cpu_batchnorm_backward,
+    .norm_chain_forward = nn_cpu_norm_chain_forward,
+    .norm_chain_backward = nn_cpu_norm_chain_backward,
     .relu_forward = nn_cpu_relu_forward,
     .relu_backward = nn_cpu_relu_backward,
     .maxpool2d_forward = nn_cpu_maxpool2d_forward,
@@ -116,6 +127,11 @@ static cvy_status open_cpu(const nn_backend_options *options, nn_backend **out)
     if (cpu == NULL) return CVY_FAIL(CVY_ERR_NO_MEMORY, "backend cpu");
     cpu->base.ops = &nn_backend_cpu;
     cpu->base.n_threads = options->n_threads;
+    cpu->partials = cvy_alloc_zero(NN_CPU_N_PARTIALS * NN_CPU_PARTIAL, sizeof *cpu->partials);
+    if (cpu->partials == NULL) {
+        close_cpu(&cpu->base);
+        return CVY_FAIL(CVY_ERR_NO_MEMORY, "backend cpu");
+    }
     nn_cpu_gemm_open();
     CVY_GOTO_IF_ERR(fail, status, nn_cpu_gemm_check(nn_cpu_gemm));
     CVY_GOTO_IF_ERR(fail, status, cvy_pool_create(options->n_threads, &cpu->pool));

@@ -17,7 +17,11 @@
 typedef struct nn_cpu {
     nn_backend base;
     cvy_pool *pool;
+    double *partials; /* [NN_CPU_N_PARTIALS][NN_CPU_PARTIAL], lost from call to call */
 } nn_cpu;
+
+/** Partial sums of blocks of channels that a batch norm may have, and the doubles of each. */
+enum { NN_CPU_N_PARTIALS = 128, NN_CPU_PARTIAL = 32 };
 
 /** Floats that one chunk of an elementwise kernel handles: 64 KiB, a part of a core's cache. */
 enum { NN_CPU_CHUNK = 16384 };
@@ -109,6 +113,11 @@ cvy_status nn_cpu_batchnorm_backward(nn_backend *backend, const nn_bn_geom *geom
                                      const float *dy, const float *gamma, const float *mean,
                                      const float *invstd, float *dx, int accumulate, float *dgamma,
                                      float *dbeta);
+
+cvy_status nn_cpu_norm_chain_forward(nn_backend *backend, const nn_bn_geom *geom,
+                                     const nn_norm_chain *chain);
+cvy_status nn_cpu_norm_chain_backward(nn_backend *backend, const nn_bn_geom *geom,
+                                      const nn_norm_chain_gradient *chain);
 
 cvy_status nn_cpu_maxpool2d_forward(nn_backend *backend, const nn_pool2d_geom *geom, const float *x,
                                     float *y, int32_t *argmax);

@@ -1,4 +1,6 @@
 #include "nn/backends/cpu/cpu_internal.h"
+#include "nn/backends/cpu/layout_internal.h"
+#include "nn/backends/cpu/pool2d_blocks_internal.h"
 
 #include <string.h>
 
@@ -125,6 +127,10 @@ static void maxpool_chunk(void *arg, int64_t chunk_idx, int thread_idx)
 cvy_status nn_cpu_maxpool2d_forward(nn_backend *backend, const nn_pool2d_geom *geom, const float *x,
                                     float *y, int32_t *argmax)
 {
+    if (nn_cpu_is_blocked(geom->c)) {
+        nn_cpu_maxpool_blocks_forward(backend, geom, x, y, argmax);
+        return CVY_OK;
+    }
     run_planes(backend, maxpool_chunk,
                &(pooling){.geom = geom, .from = x, .to = y, .argmax = argmax});
     return CVY_OK;
@@ -158,6 +164,10 @@ cvy_status nn_cpu_maxpool2d_backward(nn_backend *backend, const nn_pool2d_geom *
                                      const float *dy, const int32_t *argmax, float *dx,
                                      int accumulate)
 {
+    if (nn_cpu_is_blocked(geom->c)) {
+        nn_cpu_maxpool_blocks_backward(backend, geom, dy, argmax, dx, accumulate);
+        return CVY_OK;
+    }
     run_planes(
         backend, maxpool_backward_chunk,
         &(pooling){.geom = geom, .from = dy, .to = dx, .chosen = argmax, .accumulate = accumulate});
@@ -255,6 +265,10 @@ static void avgpool_chunk(void *arg, int64_t chunk_idx, int thread_idx)
 cvy_status nn_cpu_avgpool2d_forward(nn_backend *backend, const nn_pool2d_geom *geom, const float *x,
                                     float *y)
 {
+    if (nn_cpu_is_blocked(geom->c)) {
+        nn_cpu_avgpool_blocks_forward(backend, geom, x, y);
+        return CVY_OK;
+    }
     run_planes(backend, avgpool_chunk, &(pooling){.geom = geom, .from = x, .to = y});
     return CVY_OK;
 }
@@ -329,6 +343,10 @@ static void avgpool_backward_chunk(void *arg, int64_t chunk_idx, int thread_idx)
 cvy_status nn_cpu_avgpool2d_backward(nn_backend *backend, const nn_pool2d_geom *geom,
                                      const float *dy, float *dx, int accumulate)
 {
+    if (nn_cpu_is_blocked(geom->c)) {
+        nn_cpu_avgpool_blocks_backward(backend, geom, dy, dx, accumulate);
+        return CVY_OK;
+    }
     run_planes(backend, avgpool_backward_chunk,
                &(pooling){.geom = geom, .from = dy, .to = dx, .accumulate = accumulate});
     return CVY_OK;

@@ -9,6 +9,13 @@
 /* The kernels of the reference backend: plain loops over the formulas of nn/backend.h, every sum in
  * double, one thread. They define what is correct; nobody makes them fast. */
 
+int64_t nn_ref_activation_elems(nn_backend *backend, const nn_shape *shape);
+int nn_ref_is_dense(nn_backend *backend, const nn_shape *shape);
+cvy_status nn_ref_pack(nn_backend *backend, const nn_shape *shape, const float *dense, float *x,
+                       int accumulate);
+cvy_status nn_ref_unpack(nn_backend *backend, const nn_shape *shape, const float *x, float *dense);
+cvy_status nn_ref_copy_channels(nn_backend *backend, const nn_channels_geom *geom, const float *x,
+                                float *y, int accumulate);
 cvy_status nn_ref_fill(nn_backend *backend, int64_t n, float value, float *y);
 cvy_status nn_ref_copy(nn_backend *backend, int64_t n, const float *x, float *y);
 cvy_status nn_ref_accumulate(nn_backend *backend, int64_t n, const float *x, float *y);

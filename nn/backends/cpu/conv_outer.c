@@ -1,0 +1,113 @@
+#include "nn/backends/cpu/conv_outer_internal.h"
+
+enum { MOST_VECS = 2 * NN_VECS_PER_BLOCK, MOST_INPUTS = 16 };
+
+CVY_INLINE_ALWAYS void load_dy(const nn_conv_outer *outer, const float *dy, int n_vecs,
+                               nn_vec out[MOST_VECS])
+{
+    CVY_UNROLL(16) for (int v = 0; v < n_vecs; v++)
+    {
+        out[v] = nn_vec_load(dy + v / NN_VECS_PER_BLOCK * outer->dy_block_pitch +
+                             v % NN_VECS_PER_BLOCK * NN_VEC_LANES);
+    }
+}
+
+CVY_INLINE_ALWAYS void clear(nn_vec sum[MOST_INPUTS][MOST_VECS], int n_inputs, int n_vecs)
+{
+    CVY_UNROLL(16) for (int i = 0; i < n_inputs; i++)
+    {
+        CVY_UNROLL(16) for (int v = 0; v < n_vecs; v++) sum[i][v] = nn_vec_all(0.0f);
+    }
+}
+
+CVY_INLINE_ALWAYS void add_to_sum(nn_vec sum[MOST_INPUTS][MOST_VECS], int n_inputs, int n_vecs,
+                                  float *to)
+{
+    CVY_UNROLL(16) for (int i = 0; i < n_inputs; i++)
+    {
+        CVY_UNROLL(16) for (int v = 0; v < n_vecs; v++)
+        {
+            float *at = to + (i * n_vecs + v) * NN_VEC_LANES;
+            nn_vec_store(at, nn_vec_load(at) + sum[i][v]);
+        }
+    }
+}
+
+CVY_INLINE_ALWAYS void sum_block(const nn_conv_outer *outer, const float *from, float *to,
+                                 int n_inputs, int n_vecs)
+{
+    nn_vec sum[MOST_INPUTS][MOST_VECS];
+
+    clear(sum, n_inputs, n_vecs);
+    for (int64_t image = 0; image < outer->n_images; image++) {
+        for (int64_t row = 0; row < outer->n_rows; row++) {
+            const float *x = from + image * outer->x_image_pitch + row * outer->x_row_pitch;
+            const float *dy = outer->dy + image * outer->dy_image_pitch + row * outer->dy_row_pitch;
+            for (int64_t col = 0; col < outer->n_cols; col++) {
+                nn_vec d[MOST_VECS];
+                load_dy(outer, dy, n_vecs, d);
+                CVY_UNROLL(16) for (int i = 0; i < n_inputs; i++)
+                {
+                    const nn_vec value = nn_vec_all(x[i]);
+                    CVY_UNROLL(16) for (int v = 0; v < n_vecs; v++) sum[i][v] += value * d[v];
+                }
+                x += outer->x_col_pitch;
+                dy += NN_CPU_BLOCK;
+            }
+        }
+    }
+    add_to_sum(sum, n_inputs, n_vecs, to);
+}
+
+/* As many channels at once as registers hold: a block in one go or in parts. */
+enum { ONE_INPUTS = NN_VEC_LANES == 16 ? 16 : NN_OUTER_CHANNELS, TWO_INPUTS = NN_OUTER_CHANNELS };
+
+void nn_conv_outer_block(const nn_conv_outer *outer, int n_out_blocks)
+{
+    if (n_out_blocks == 2) {
+        for (int i = 0; i < NN_CPU_BLOCK; i += TWO_INPUTS) {
+            sum_block(outer, outer->x + i, outer->sum + i * 2 * NN_CPU_BLOCK, TWO_INPUTS,
+                      2 * NN_VECS_PER_BLOCK);
+        }
+    } else {
+        for (int i = 0; i < NN_CPU_BLOCK; i += ONE_INPUTS) {
+            sum_block(outer, outer->x + i, outer->sum + i * NN_CPU_BLOCK, ONE_INPUTS,
+                      NN_VECS_PER_BLOCK);
+        }
+    }
+}
+
+CVY_INLINE_ALWAYS void sum_taps(const nn_conv_outer *outer, const int64_t *offset, int n_inputs,
+                                int n_vecs)
+{
+    nn_vec sum[MOST_INPUTS][MOST_VECS];
+
+    clear(sum, n_inputs, n_vecs);
+    for (int64_t image = 0; image < outer->n_images; image++) {
+        for (int64_t row = 0; row < outer->n_rows; row++) {
+            const float *from = outer->x + image * outer->x_image_pitch + row * outer->x_row_pitch;
+            const float *dy = outer->dy + image * outer->dy_image_pitch + row * outer->dy_row_pitch;
+            const float *x[MOST_INPUTS];
+            CVY_UNROLL(16) for (int i = 0; i < n_inputs; i++) x[i] = from + offset[i];
+            for (int64_t col = 0; col < outer->n_cols; col++) {
+                nn_vec d[MOST_VECS];
+                load_dy(outer, dy + col * NN_CPU_BLOCK, n_vecs, d);
+                CVY_UNROLL(16) for (int i = 0; i < n_inputs; i++)
+                {
+                    const nn_vec value = nn_vec_all(x[i][col]);
+                    CVY_UNROLL(16) for (int v = 0; v < n_vecs; v++) sum[i][v] += value * d[v];
+                }
+            }
+        }
+    }
+    add_to_sum(sum, n_inputs, n_vecs, outer->sum);
+}
+
+void nn_conv_outer_taps(const nn_conv_outer *outer, int n_out_blocks, const int64_t *offset)
+{
+    if (n_out_blocks == 2) {
+        sum_taps(outer, offset, NN_OUTER_TAPS_TWO, 2 * NN_VECS_PER_BLOCK);
+    } else {
+        sum_taps(outer, offset, 2 * NN_OUTER_TAPS_TWO, NN_VECS_PER_BLOCK);
+    }
+}

@@ -1,0 +1,384 @@
+#include "nn/backends/cpu/conv_sweep_internal.h"
+
+#include "nn/backends/cpu/conv_tile_internal.h"
+#include "nn/backends/cpu/layout_internal.h"
+
+/* --- Geometry -------------------------------------------------------------------------------- */
+
+enum {
+    COPY_FLOATS = 65536,     /* a chunk's copy stays in a core's second-level cache */
+    CHUNK_PRODUCTS = 4000000 /* multiply-adds that are worth handing to a thread */
+};
+
+int nn_conv_sweep_fits(const nn_conv2d_geom *geom)
+{
+    return geom->groups == 1 && nn_cpu_is_blocked(geom->k) &&
+           geom->r * geom->s <= NN_SWEEP_MAX_TAPS && geom->stride_h <= NN_SWEEP_MAX_STEP &&
+           geom->stride_w <= NN_SWEEP_MAX_STEP &&
+           geom->stride_h * geom->stride_w <= NN_SWEEP_MAX_PHASES;
+}
+
+static void find_reach(nn_conv_sweep *sweep)
+{
+    sweep->low_h = sweep->low_w = sweep->high_h = sweep->high_w = 0;
+    for (int i = 0; i < sweep->n_taps; i++) {
+        const nn_conv_tap *tap = &sweep->taps[i];
+        sweep->low_h = i == 0 ? tap->h : nn_cpu_least(sweep->low_h, tap->h);
+        sweep->low_w = i == 0 ? tap->w : nn_cpu_least(sweep->low_w, tap->w);
+        sweep->high_h = i == 0 ? tap->h : nn_cpu_most(sweep->high_h, tap->h);
+        sweep->high_w = i == 0 ? tap->w : nn_cpu_most(sweep->high_w, tap->w);
+    }
+}
+
+/* A 1x1 convolution without stride or padding: src is read where it lies, its plane one long row.
+ */
+static int try_direct(nn_conv_sweep *sweep)
+{
+    const nn_conv_tap *tap = &sweep->taps[0];
+
+    if (sweep->n_taps != 1 || sweep->n_phases != 1 || tap->h != 0 || tap->w != 0) return 0;
+    if (sweep->src_step_h != 1 || sweep->src_step_w != 1) return 0;
+    if (sweep->src_h != sweep->dst_h || sweep->src_w != sweep->dst_w) return 0;
+    sweep->src_w *= sweep->src_h;
+    sweep->dst_w = sweep->src_w;
+    sweep->src_h = sweep->dst_h = sweep->rows = 1;
+    sweep->cols = sweep->src_w;
+    sweep->phases[0].h = 1;
+    sweep->phases[0].w = sweep->src_w;
+    sweep->is_direct = 1;
+    return 1;
+}
+
+static int64_t copied_rows(const nn_conv_sweep *sweep, int64_t n_rows)
+{
+    return (n_rows - 1) * sweep->src_step_h + sweep->high_h - sweep->low_h + 1;
+}
+
+static void find_pitches(nn_conv_sweep *sweep)
+{
+    const int64_t width = (sweep->cols - 1) * sweep->src_step_w + sweep->high_w - sweep->low_w + 1;
+
+    if (sweep->is_direct) {
+        sweep->row_floats = sweep->block_floats = sweep->src_w * sweep->lanes;
+        return;
+    }
+    sweep->column_floats = nn_cpu_div_up(width, sweep->src_step_w) * sweep->lanes;
+    sweep->row_floats = sweep->column_floats * sweep->src_step_w;
+    for (int i = 0; i < sweep->n_taps; i++) {
+        nn_conv_tap *tap = &sweep->taps[i];
+        const int64_t h = tap->h - sweep->low_h, w = tap->w - sweep->low_w;
+        tap->offset = h * sweep->row_floats + w % sweep->src_step_w * sweep->column_floats +
+                      w / sweep->src_step_w * sweep->lanes;
+        sweep->used_rows |= 1u << h % sweep->src_step_h;
+        sweep->used_columns |= 1u << w % sweep->src_step_w;
+    }
+}
+
+/* Rows of a band: as many as the copy may have, and all bands alike. */
+static void cut_rows(nn_conv_sweep *sweep)
+{
+    const int64_t row_floats = sweep->row_floats * sweep->src_blocks;
+    const int64_t halo = sweep->high_h - sweep->low_h + 1 - sweep->src_step_h;
+    int64_t n = (COPY_FLOATS / row_floats - halo) / sweep->src_step_h;
+
+    n = nn_cpu_least(sweep->rows, nn_cpu_most(n, 2)); /* two, for tiles of two rows */
+    sweep->n_bands = nn_cpu_div_up(sweep->rows, n);
+    sweep->rows_per_band = nn_cpu_div_up(sweep->rows, sweep->n_bands);
+    sweep->n_bands = nn_cpu_div_up(sweep->rows, sweep->rows_per_band);
+}
+
+/* Images of a chunk: enough work for a thread; and where filters are too large for the cache, two,
+ * so that they are read half as often. */
+static void cut_images(nn_conv_sweep *sweep)
+{
+    const int64_t depth = sweep->src_blocks * sweep->lanes * sweep->n_taps;
+    const int64_t products = sweep->dst_blocks * NN_CPU_BLOCK * depth * sweep->rows * sweep->cols;
+    int64_t n = 1;
+
+    if (sweep->n_bands == 1) {
+        n = nn_cpu_most(1, CHUNK_PRODUCTS / nn_cpu_most(1, products));
+        if (depth * sweep->dst_blocks * NN_CPU_BLOCK > 4 * COPY_FLOATS) n = nn_cpu_most(n, 2);
+        n = nn_cpu_least(n, nn_cpu_most(1, sweep->n / 8));
+    }
+    sweep->images_per_chunk = n;
+    sweep->n_image_chunks = nn_cpu_div_up(sweep->n, n);
+}
+
+static void cut(nn_conv_sweep *sweep)
+{
+    sweep->src_blocks = sweep->lanes == 1 ? sweep->src_c : nn_cpu_blocks(sweep->src_c);
+    sweep->dst_blocks = nn_cpu_blocks(sweep->dst_c);
+    for (int i = 0; i < sweep->n_phases; i++) {
+        sweep->rows = nn_cpu_most(sweep->rows, sweep->phases[i].h);
+        sweep->cols = nn_cpu_most(sweep->cols, sweep->phases[i].w);
+    }
+    find_reach(sweep);
+    if (!try_direct(sweep)) sweep->is_direct = 0;
+    find_pitches(sweep);
+    if (sweep->is_direct) {
+        sweep->rows_per_band = sweep->n_bands = 1;
+    } else {
+        cut_rows(sweep);
+        sweep->block_floats = copied_rows(sweep, sweep->rows_per_band) * sweep->row_floats;
+    }
+    cut_images(sweep);
+    if (!sweep->is_direct) {
+        sweep->copy_floats = sweep->images_per_chunk * sweep->src_blocks * sweep->block_floats;
+    }
+}
+
+void nn_conv_sweep_forward(const nn_conv2d_geom *geom, nn_conv_sweep *out)
+{
+    *out = (nn_conv_sweep){.n = geom->n,
+                           .lanes = nn_cpu_is_blocked(geom->c) ? NN_CPU_BLOCK : 1,
+                           .src_c = geom->c,
+                           .src_h = geom->h,
+                           .src_w = geom->w,
+                           .src_step_h = geom->stride_h,
+                           .src_step_w = geom->stride_w,
+                           .dst_c = geom->k,
+                           .dst_h = geom->p,
+                           .dst_w = geom->q,
+                           .dst_step_h = 1,
+                           .dst_step_w = 1,
+                           .n_phases = 1};
+    for (int64_t r = 0; r < geom->r; r++) {
+        for (int64_t s = 0; s < geom->s; s++) {
+            out->taps[out->n_taps++] = (nn_conv_tap){.h = r * geom->dil_h - geom->pad_h,
+                                                     .w = s * geom->dil_w - geom->pad_w,
+                                                     .idx = r * geom->s + s};
+        }
+    }
+    out->phases[0] = (nn_conv_phase){.n_taps = out->n_taps, .h = geom->p, .w = geom->q};
+    cut(out);
+}
+
+/* Taps through which dx at (first_h, first_w) plus multiples of the stride meets dy. */
+static void add_phase(const nn_conv2d_geom *geom, int64_t first_h, int64_t first_w,
+                      nn_conv_sweep *out)
+{
+    nn_conv_phase *phase = &out->phases[out->n_phases++];
+
+    *phase = (nn_conv_phase){.first_tap = out->n_taps,
+                             .first_h = first_h,
+                             .first_w = first_w,
+                             .h = nn_cpu_div_up(geom->h - first_h, geom->stride_h),
+                             .w = nn_cpu_div_up(geom->w - first_w, geom->stride_w)};
+    for (int64_t r = 0; r < geom->r; r++) {
+        const int64_t h = first_h + geom->pad_h - r * geom->dil_h;
+        if (h % geom->stride_h != 0) continue;
+        for (int64_t s = 0; s < geom->s; s++) {
+            const int64_t w = first_w + geom->pad_w - s * geom->dil_w;
+            if (w % geom->stride_w != 0) continue;
+            out->taps[out->n_taps++] = (nn_conv_tap){
+                .h = h / geom->stride_h, .w = w / geom->stride_w, .idx = r * geom->s + s};
+        }
+    }
+    phase->n_taps = out->n_taps - phase->first_tap;
+}
+
+void nn_conv_sweep_backward(const nn_conv2d_geom *geom, nn_conv_sweep *out)
+{
+    *out = (nn_conv_sweep){.n = geom->n,
+                           .lanes = NN_CPU_BLOCK,
+                           .src_c = geom->k,
+                           .src_h = geom->p,
+                           .src_w = geom->q,
+                           .src_step_h = 1,
+                           .src_step_w = 1,
+                           .dst_c = geom->c,
+                           .dst_h = geom->h,
+                           .dst_w = geom->w,
+                           .dst_step_h = geom->stride_h,
+                           .dst_step_w = geom->stride_w};
+    for (int64_t h = 0; h < nn_cpu_least(geom->stride_h, geom->h); h++) {
+        for (int64_t w = 0; w < nn_cpu_least(geom->stride_w, geom->w); w++) {
+            add_phase(geom, h, w, out);
+        }
+    }
+    cut(out);
+}
+
+/* --- The copy of the input ------------------------------------------------------------------- */
+
+static void copy_pixels(const float *restrict from, int64_t n, int64_t step, int64_t lanes,
+                        float *restrict to)
+{
+    if (lanes == NN_CPU_BLOCK) {
+        for (int64_t i = 0; i < n; i++) {
+            for (int v = 0; v < NN_CPU_BLOCK; v += NN_VEC_LANES) {
+                nn_vec_store(to + i * NN_CPU_BLOCK + v,
+                             nn_vec_load(from + i * step * NN_CPU_BLOCK + v));
+            }
+        }
+    } else {
+        for (int64_t i = 0; i < n; i++) to[i] = from[i * step];
+    }
+}
+
+static void clear(float *to, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) to[i] = 0.0f;
+}
+
+/* One row of src, its columns sorted by their place modulo the step. */
+static void copy_row(const nn_conv_sweep *sweep, const float *src, float *to)
+{
+    const int64_t lanes = sweep->lanes, step = sweep->src_step_w;
+    const int64_t n = sweep->column_floats / lanes;
+
+    for (int64_t i = 0; i < step; i++) {
+        float *column = to + i * sweep->column_floats;
+        const int64_t low = sweep->low_w + i; /* column of src that comes first */
+        if ((sweep->used_columns >> i & 1u) == 0) continue;
+        const int64_t first = nn_cpu_least(n, nn_cpu_div_up(nn_cpu_most(0, -low), step));
+        const int64_t room = sweep->src_w - low;
+        const int64_t end = room <= 0
+                                ? first
+                                : nn_cpu_most(first, nn_cpu_least(n, nn_cpu_div_up(room, step)));
+        clear(column, first * lanes);
+        copy_pixels(src + (low + first * step) * lanes, end - first, step, lanes,
+                    column + first * lanes);
+        clear(column + end * lanes, (n - end) * lanes);
+    }
+}
+
+void nn_conv_sweep_copy(const nn_conv_sweep *sweep, const float *src, int64_t image, int64_t row,
+                        int64_t n_rows, float *copy)
+{
+    const int64_t n = copied_rows(sweep, n_rows), low = row * sweep->src_step_h + sweep->low_h;
+    const int64_t src_row = sweep->src_w * sweep->lanes;
+
+    for (int64_t block = 0; block < sweep->src_blocks; block++) {
+        const float *from = src + (image * sweep->src_blocks + block) * sweep->src_h * src_row;
+        float *to = copy + block * sweep->block_floats;
+        for (int64_t i = 0; i < n; i++) {
+            if ((sweep->used_rows >> i % sweep->src_step_h & 1u) == 0) continue;
+            if (low + i < 0 || low + i >= sweep->src_h) {
+                clear(to + i * sweep->row_floats, sweep->row_floats);
+            } else {
+                copy_row(sweep, from + (low + i) * src_row, to + i * sweep->row_floats);
+            }
+        }
+    }
+}
+
+/* --- The sweep ------------------------------------------------------------------------------- */
+
+typedef struct sweep_pass {
+    const nn_conv_sweep *sweep;
+    const float *src, *packed, *bias;
+    float *dst, *scratch;
+    int accumulate;
+} sweep_pass;
+
+/* Rows of a phase for one group of dst channels: tiles of two rows where these are short. */
+static void run_rows(const nn_conv_sweep *sweep, nn_conv_tile tile, int n_blocks, int64_t n_rows,
+                     int64_t n_cols)
+{
+    const int most = nn_conv_tile_max_pixels(n_blocks);
+    const int64_t n_tiles = nn_cpu_div_up(n_cols, most);
+    const float *const x = tile.x;
+    float *const y = tile.y;
+    int rows = 1;
+
+    for (int64_t row = 0; row < n_rows; row += rows) {
+        int64_t col = 0;
+        rows = 2 * n_cols <= most && row + 2 <= n_rows ? 2 : 1;
+        for (int64_t i = 0; i < n_tiles; i++) {
+            const int64_t n = (n_cols - col) / (n_tiles - i);
+            tile.x = x + row * tile.x_row_pitch + col * sweep->lanes;
+            tile.y = y + row * tile.y_row_pitch + col * tile.y_pixel_pitch;
+            if (sweep->lanes == 1) {
+                if (rows == 2) {
+                    nn_conv_tile_run_planes(&tile, n_blocks, (int)n);
+                    tile.x += tile.x_row_pitch;
+                    tile.y += tile.y_row_pitch;
+                }
+                nn_conv_tile_run_planes(&tile, n_blocks, (int)n);
+            } else {
+                nn_conv_tile_run(&tile, n_blocks, rows, (int)n);
+            }
+            col += n;
+        }
+    }
+}
+
+/* One phase of one image, rows [row, row + n_rows), for one group of dst channels. x: the first
+ * pixel of these rows in the copy. */
+static void run_phase(const sweep_pass *pass, const nn_conv_phase *phase, int64_t group,
+                      int64_t image, int64_t row, int64_t n_rows, const float *x)
+{
+    const nn_conv_sweep *sweep = pass->sweep;
+    const int64_t depth = sweep->src_blocks * sweep->lanes;
+    const int64_t first = group * NN_TILE_BLOCKS; /* block of dst */
+    const int n_blocks = nn_conv_group_blocks(sweep->dst_blocks, group);
+    const int64_t dst_row = sweep->dst_w * NN_CPU_BLOCK;
+    int64_t offsets[NN_SWEEP_MAX_TAPS];
+
+    if (n_rows <= 0) return;
+    for (int i = 0; i < phase->n_taps; i++) offsets[i] = sweep->taps[phase->first_tap + i].offset;
+    const nn_conv_tile tile = {
+        .x = x,
+        .x_block_pitch = sweep->block_floats,
+        .x_row_pitch = sweep->src_step_h * sweep->row_floats,
+        .n_blocks = sweep->src_blocks,
+        .tap_offset = offsets,
+        .n_taps = phase->n_taps,
+        .filter = pass->packed + first * NN_CPU_BLOCK * depth * sweep->n_taps +
+                  phase->first_tap * depth * NN_CPU_BLOCK * n_blocks,
+        .bias = pass->bias == NULL ? NULL : pass->bias + first * NN_CPU_BLOCK,
+        .y = pass->dst +
+             ((image * sweep->dst_blocks + first) * sweep->dst_h + phase->first_h +
+              row * sweep->dst_step_h) *
+                 dst_row +
+             phase->first_w * NN_CPU_BLOCK,
+        .y_block_pitch = sweep->dst_h * dst_row,
+        .y_row_pitch = sweep->dst_step_h * dst_row,
+        .y_pixel_pitch = sweep->dst_step_w * NN_CPU_BLOCK,
+        .accumulate = pass->accumulate};
+    run_rows(sweep, tile, n_blocks, n_rows, phase->w);
+}
+
+static void sweep_chunk(void *arg, int64_t chunk_idx, int thread_idx)
+{
+    const sweep_pass *pass = arg;
+    const nn_conv_sweep *sweep = pass->sweep;
+    const nn_cpu_span images = nn_cpu_part(sweep->n, sweep->images_per_chunk,
+                                           chunk_idx / sweep->n_bands);
+    const nn_cpu_span rows = nn_cpu_part(sweep->rows, sweep->rows_per_band,
+                                         chunk_idx % sweep->n_bands);
+    const int64_t image_floats = sweep->src_blocks * sweep->block_floats;
+    float *const copy = pass->scratch + thread_idx * sweep->copy_floats;
+
+    for (int64_t i = 0; !sweep->is_direct && i < images.n; i++) {
+        nn_conv_sweep_copy(sweep, pass->src, images.first + i, rows.first, rows.n,
+                           copy + i * image_floats);
+    }
+    for (int64_t group = 0; group < nn_conv_n_groups(sweep->dst_blocks); group++) {
+        for (int64_t i = 0; i < images.n; i++) {
+            const float *x = sweep->is_direct ? pass->src + (images.first + i) * image_floats
+                                              : copy + i * image_floats;
+            for (int j = 0; j < sweep->n_phases; j++) {
+                const nn_conv_phase *phase = &sweep->phases[j];
+                const int64_t n_rows = nn_cpu_least(rows.n, phase->h - rows.first);
+                run_phase(pass, phase, group, images.first + i, rows.first, n_rows, x);
+            }
+        }
+    }
+}
+
+void nn_conv_sweep_run(nn_backend *backend, const nn_conv_sweep *sweep, const float *src,
+                       const float *packed, const float *bias, float *dst, int accumulate,
+                       float *scratch)
+{
+    sweep_pass pass = {.sweep = sweep,
+                       .src = src,
+                       .packed = packed,
+                       .bias = bias,
+                       .dst = dst,
+                       .scratch = scratch,
+                       .accumulate = accumulate};
+
+    nn_cpu_run(backend, sweep->n_image_chunks * sweep->n_bands, sweep_chunk, &pass);
+}

@@ -1,0 +1,120 @@
+#include "nn/backends/cpu/conv_tile_internal.h"
+
+#include <stddef.h>
+
+enum { MOST_VECS = 2 * NN_VECS_PER_BLOCK, MOST_PIXELS = 16 };
+
+/* What is known when the code is compiled. */
+typedef struct tile_form {
+    int n_out_blocks, n_rows, n_pixels;
+    int n_channels; /* of a tap: a block, or 1 in planes, where the next float is the next pixel */
+} tile_form;
+
+/* One input channel: every pixel's value times the vectors of the filter. */
+CVY_INLINE_ALWAYS void add_channel(nn_vec sum[MOST_PIXELS][MOST_VECS], const float *x0,
+                                   const float *x1, const float *filter, tile_form form)
+{
+    const int n_vecs = form.n_out_blocks * NN_VECS_PER_BLOCK;
+    nn_vec f[MOST_VECS];
+
+    CVY_UNROLL(16) for (int v = 0; v < n_vecs; v++) f[v] = nn_vec_load(filter + v * NN_VEC_LANES);
+    CVY_UNROLL(16) for (int i = 0; i < form.n_rows * form.n_pixels; i++)
+    {
+        const float *x = i < form.n_pixels ? x0 + i * form.n_channels
+                                           : x1 + (i - form.n_pixels) * form.n_channels;
+        const nn_vec value = nn_vec_all(*x);
+        CVY_UNROLL(16) for (int v = 0; v < n_vecs; v++) sum[i][v] += value * f[v];
+    }
+}
+
+CVY_INLINE_ALWAYS void store_tile(const nn_conv_tile *tile, nn_vec sum[MOST_PIXELS][MOST_VECS],
+                                  tile_form form)
+{
+    const int n_vecs = form.n_out_blocks * NN_VECS_PER_BLOCK, n_pixels = form.n_pixels;
+
+    CVY_UNROLL(16) for (int v = 0; v < n_vecs; v++)
+    {
+        const int block = v / NN_VECS_PER_BLOCK, lane = v % NN_VECS_PER_BLOCK * NN_VEC_LANES;
+        const nn_vec bias = tile->bias != NULL ? nn_vec_load(tile->bias + v * NN_VEC_LANES)
+                                               : nn_vec_all(0.0f);
+        CVY_UNROLL(16) for (int i = 0; i < form.n_rows * form.n_pixels; i++)
+        {
+            float *y = tile->y + block * tile->y_block_pitch + i / n_pixels * tile->y_row_pitch +
+                       i % n_pixels * tile->y_pixel_pitch + lane;
+            nn_vec value = sum[i][v] + bias;
+            if (tile->accumulate) value += nn_vec_load(y);
+            nn_vec_store(y, value);
+        }
+    }
+}
+
+CVY_INLINE_ALWAYS void run_tile(const nn_conv_tile *tile, tile_form form)
+{
+    const int n_vecs = form.n_out_blocks * NN_VECS_PER_BLOCK;
+    const float *filter = tile->filter;
+    nn_vec sum[MOST_PIXELS][MOST_VECS];
+
+    CVY_UNROLL(16) for (int i = 0; i < form.n_rows * form.n_pixels; i++)
+    {
+        CVY_UNROLL(16) for (int v = 0; v < n_vecs; v++) sum[i][v] = nn_vec_all(0.0f);
+    }
+    for (int64_t block = 0; block < tile->n_blocks; block++) {
+        const float *x = tile->x + block * tile->x_block_pitch;
+        for (int64_t tap = 0; tap < tile->n_taps; tap++) {
+            const float *x0 = x + tile->tap_offset[tap];
+            const float *x1 = x0 + tile->x_row_pitch;
+            for (int c = 0; c < form.n_channels; c++) {
+                add_channel(sum, x0 + c, x1 + c, filter, form);
+                filter += n_vecs * NN_VEC_LANES;
+            }
+        }
+    }
+    store_tile(tile, sum, form);
+}
+
+/* One function per shape of tile, so that each keeps its sums in registers. */
+#define UP_TO_4(X, blocks, rows, channels)                                                         \
+    X(blocks, rows, 1, channels)                                                                   \
+    X(blocks, rows, 2, channels) X(blocks, rows, 3, channels) X(blocks, rows, 4, channels)
+#define UP_TO_7(X, blocks, rows, channels)                                                         \
+    UP_TO_4(X, blocks, rows, channels)                                                             \
+    X(blocks, rows, 5, channels) X(blocks, rows, 6, channels) X(blocks, rows, 7, channels)
+#define UP_TO_10(X, blocks, rows, channels)                                                        \
+    UP_TO_7(X, blocks, rows, channels)                                                             \
+    X(blocks, rows, 8, channels) X(blocks, rows, 9, channels) X(blocks, rows, 10, channels)
+#define UP_TO_14(X, blocks, rows, channels)                                                        \
+    UP_TO_10(X, blocks, rows, channels)                                                            \
+    X(blocks, rows, 11, channels)                                                                  \
+    X(blocks, rows, 12, channels) X(blocks, rows, 13, channels) X(blocks, rows, 14, channels)
+#define ONE_ROW(X, channels)                                                                       \
+    UP_TO_14(X, 1, 1, channels)                                                                    \
+    X(1, 1, 15, channels) X(1, 1, 16, channels) UP_TO_14(X, 2, 1, channels)
+#define BLOCK_TILES(X) ONE_ROW(X, 16) UP_TO_7(X, 1, 2, 16) X(1, 2, 8, 16) UP_TO_7(X, 2, 2, 16)
+#define PLANE_TILES(X) ONE_ROW(X, 1)
+
+#define DEFINE(blocks, rows, pixels, channels)                                                     \
+    static void tile_##blocks##_##rows##_##pixels##_##channels(const nn_conv_tile *tile)           \
+    {                                                                                              \
+        run_tile(tile, (tile_form){blocks, rows, pixels, channels});                               \
+    }
+BLOCK_TILES(DEFINE)
+PLANE_TILES(DEFINE)
+#undef DEFINE
+
+typedef void (*tile_function)(const nn_conv_tile *tile);
+
+#define ENTRY(blocks, rows, pixels, channels)                                                      \
+    [blocks - 1][rows - 1][pixels - 1] = tile_##blocks##_##rows##_##pixels##_##channels,
+static const tile_function block_tiles[2][2][MOST_PIXELS] = {BLOCK_TILES(ENTRY)};
+static const tile_function plane_tiles[2][1][MOST_PIXELS] = {PLANE_TILES(ENTRY)};
+#undef ENTRY
+
+void nn_conv_tile_run(const nn_conv_tile *tile, int n_out_blocks, int n_rows, int n_pixels)
+{
+    block_tiles[n_out_blocks - 1][n_rows - 1][n_pixels - 1](tile);
+}
+
+void nn_conv_tile_run_planes(const nn_conv_tile *tile, int n_out_blocks, int n_pixels)
+{
+    plane_tiles[n_out_blocks - 1][0][n_pixels - 1](tile);
+}

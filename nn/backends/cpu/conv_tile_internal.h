@@ -1,0 +1,43 @@
+#ifndef NN_BACKENDS_CPU_CONV_TILE_INTERNAL_H
+#define NN_BACKENDS_CPU_CONV_TILE_INTERNAL_H
+
+#include "nn/backends/cpu/simd_internal.h"
+
+#include <stdint.h>
+
+/**
+ * The innermost product of convolutions: a tile of output pixels by one or two blocks of output
+ * channels, summed in registers over all inputs and taps and written once.
+ *
+ *     y[pixel][k] (+)= bias[k] + sum over block, tap, c of
+ *         x[block * x_block_pitch + tap_offset[tap] + pixel * 16 + c] * filter[block][tap][c][k]
+ *
+ * The sum of an output runs over blocks, taps and channels in this order, whatever the tile.
+ */
+typedef struct nn_conv_tile {
+    const float *x;            /* tap 0's offset counts from here */
+    int64_t x_block_pitch;     /* floats from one block of input channels to the next */
+    int64_t x_row_pitch;       /* from the tile's first row of pixels to its second */
+    int64_t n_blocks;          /* of input channels */
+    const int64_t *tap_offset; /* [n_taps] floats */
+    int64_t n_taps;
+    const float *filter; /* (n_blocks, n_taps, 16, 16 * blocks of output channels) */
+    const float *bias;   /* (16 * blocks of output channels), or NULL */
+    float *y;
+    int64_t y_block_pitch, y_row_pitch, y_pixel_pitch;
+    int accumulate;
+} nn_conv_tile;
+
+/** The most pixels of a tile of n_out_blocks (1 or 2) blocks of output channels. */
+static inline int nn_conv_tile_max_pixels(int n_out_blocks)
+{
+    return n_out_blocks == 2 ? NN_TILE_PIXELS : NN_TILE_PIXELS_ONE;
+}
+
+/** Compute n_rows (1 or 2) rows of n_pixels pixels; n_rows * n_pixels fits the most. */
+void nn_conv_tile_run(const nn_conv_tile *tile, int n_out_blocks, int n_rows, int n_pixels);
+/** The same with one input channel per tap, pixels beside each other: n_blocks is 1, and
+ *     y[pixel][k] (+)= bias[k] + sum over tap of x[tap_offset[tap] + pixel] * filter[tap][k]. */
+void nn_conv_tile_run_planes(const nn_conv_tile *tile, int n_out_blocks, int n_pixels);
+
+#endif
