@@ -194,7 +194,8 @@ void cvy_config_describe(const cvy_config_field *field, char *out, size_t out_si
 
 /* --- Near spellings --------------------------------------------------------------------------- */
 
-#define WORD_MAX 40
+#define PREFIX_MIN 4
+#define WORD_MAX   40
 
 static char fold(char c)
 {
@@ -247,7 +248,12 @@ const char *cvy_nearest_word(const char *const *words, int n, const char *word)
 {
     const char *best = NULL;
     int best_cost = WORD_MAX;
+    const size_t length = strlen(word);
 
+    /* A name that was begun right but not ended is meant before one that differs in a letter. */
+    for (int i = 0; i < n && length >= PREFIX_MIN; i++) {
+        if (strncmp(words[i], word, length) == 0) return words[i];
+    }
     for (int i = 0; i < n; i++) keep_nearer(words[i], word, &best, &best_cost);
     return best;
 }

@@ -142,7 +142,7 @@ static int is_left_out(const char *path)
                                            "evaluate",
                                            "device",
                                            "data.train.path",
-                                           "data.val",
+                                           "data.val.path",
                                            "data.loader_threads",
                                            "data.read_ahead",
                                            "data.allow_network_fs",

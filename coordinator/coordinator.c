@@ -126,7 +126,10 @@ static void say_start(coordinator *c)
                  (long long)c->parts->n_train, c->parts->n_classes, (long long)c->job->replicas,
                  (long long)c->job->minibatch, c->n_workers, c->n_workers == 1 ? "" : "s",
                  lead->device);
-    if (c->step > 0)
+    if (c->step >= c->parts->total_steps)
+        cvy_log_info("all %lld steps are done already: nothing is left to train",
+                     (long long)c->parts->total_steps);
+    else if (c->step > 0)
         cvy_log_info("going on from the checkpoint of step %lld of %lld", (long long)c->step,
                      (long long)c->parts->total_steps);
 }

@@ -4,6 +4,7 @@
 #include "coordinator/coordinator_internal.h"
 
 #include <math.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -186,6 +187,12 @@ static void hear_signal(coordinator *c, int rank, int signal_number)
     c->is_stop_wanted = 1;
     c->stop_signal = signal_number;
     c->stop_rank = rank;
+    if (signal_number == SIGCONT) { /* mpirun's first word when it ends a job */
+        cvy_log_info(
+            "mpirun ends the job, as told or because a rank died (SIGCONT to rank %d on %s)", rank,
+            comm_host(c->world, rank));
+        return;
+    }
     const char *name = sigabbrev_np(signal_number);
     cvy_log_info("asked to stop (SIG%s to rank %d on %s): finishing this step and saving",
                  name != NULL ? name : "?", rank, comm_host(c->world, rank));

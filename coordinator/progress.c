@@ -159,14 +159,21 @@ static figures find_figures(const coordinator_progress *p, const comm_metrics *m
 static void draw(coordinator_progress *p, const comm_metrics *m, const figures *f)
 {
     char bar[32], text[LINE_BYTES];
+    const int width = p->options.columns - 1;
 
     bar_text(f->epoch_share, bar);
-    snprintf(text, sizeof text,
-             "epoch %lld/%lld %s  step %lld/%lld  loss %.3f  top-1 %.1f %%  %s images/s  %s left%s",
-             (long long)f->epoch, (long long)f->n_epochs, bar, (long long)m->step,
-             (long long)p->options.total_steps, m->loss, f->top1, f->rate, f->left, f->slowest);
-    const int width = p->options.columns - 1;
-    if (width < LINE_BYTES - 1) text[width] = 0;
+    int n = snprintf(
+        text, sizeof text,
+        "epoch %lld/%lld %s  step %lld/%lld  loss %.3f  top-1 %.1f %%  %s images/s  %s left%s",
+        (long long)f->epoch, (long long)f->n_epochs, bar, (long long)m->step,
+        (long long)p->options.total_steps, m->loss, f->top1, f->rate, f->left, f->slowest);
+    if (n > width) { /* what matters most, for a narrow terminal */
+        n = snprintf(text, sizeof text,
+                     "epoch %lld/%lld %2.0f %%  loss %.3f  top-1 %.1f %%  %s/s  %s left",
+                     (long long)f->epoch, (long long)f->n_epochs, 100 * f->epoch_share, m->loss,
+                     f->top1, f->rate, f->left);
+    }
+    if (width < n) text[width] = 0;
     pthread_mutex_lock(&p->lock);
     erase(p);
     memcpy(p->line, text, sizeof text);

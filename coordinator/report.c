@@ -152,7 +152,7 @@ static const char *event_name(const json_t *event)
 static void collect_events(json_t *events, json_t *report)
 {
     const char *status = "unfinished";
-    json_int_t n_launches = 0, n_bad = 0, n_failed_saves = 0;
+    json_int_t n_launches = 0, n_restarts = 0, n_bad = 0, n_failed_saves = 0;
     size_t i = 0;
     json_t *event = NULL, *workers = NULL;
 
@@ -160,6 +160,9 @@ static void collect_events(json_t *events, json_t *report)
     {
         const char *name = event_name(event);
         if (strcmp(name, "workers") == 0) {
+            /* Going on after a stop or an end is no restart: nothing had failed. */
+            const int has_ended = strcmp(status, "stopped") == 0 || strcmp(status, "finished") == 0;
+            n_restarts += n_launches > 0 && !has_ended;
             n_launches++;
             workers = event;
             status = "unfinished";
@@ -173,6 +176,7 @@ static void collect_events(json_t *events, json_t *report)
     }
     (void)json_object_set_new(report, "status", json_string(status));
     (void)json_object_set_new(report, "launches", json_integer(n_launches));
+    (void)json_object_set_new(report, "restarts", json_integer(n_restarts));
     (void)json_object_set_new(report, "bad_records_found", json_integer(n_bad));
     (void)json_object_set_new(report, "failed_saves", json_integer(n_failed_saves));
     if (workers != NULL) (void)json_object_set(report, "workers", workers);

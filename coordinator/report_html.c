@@ -110,7 +110,7 @@ static void add_summary(report_text *text, const json_t *report)
         coordinator_text_duration(number(throughput, "train_s"), value);
         add_card(text, "training time", value);
     }
-    snprintf(value, sizeof value, "%.0f", fmax(0, number(report, "launches") - 1));
+    snprintf(value, sizeof value, "%.0f", number(report, "restarts"));
     add_card(text, "restarts", value);
     report_add(text, "</div>\n");
     if (n == 0) report_add(text, "<p class=\"dim\">No figures of training are there yet.</p>\n");

@@ -29,24 +29,39 @@ static void print_table(const char *title, const cvy_config_table *table)
     if (table != NULL) cvy_config_print_help(table, stdout);
 }
 
+static void print_optimizers(void)
+{
+    for (int i = 0; i < nn_optimizer_count(); i++) {
+        const nn_optimizer_ops *ops = nn_optimizer_at(i);
+        printf("%soptimizer: {type: %s}  %s\n", i > 0 ? "\n" : "", ops->name, ops->help);
+        if (ops->options != NULL) cvy_config_print_help(ops->options, stdout);
+    }
+}
+
+static void print_schedules(void)
+{
+    for (int i = 0; i < nn_schedule_count(); i++) {
+        const nn_schedule_ops *ops = nn_schedule_at(i);
+        printf("%sschedule: {type: %s}  %s\n", i > 0 ? "\n" : "", ops->name, ops->help);
+        if (ops->options != NULL) cvy_config_print_help(ops->options, stdout);
+    }
+}
+
+static void print_augment(void)
+{
+    dataset_pipeline_print_help(stdout);
+}
+
 static void print_job(void)
 {
-    char title[128];
-
     printf("The keys of a job file (YAML), with type or choices, range, unit, default.\n");
     cvy_config_print_help(&cvy_job_table, stdout);
     print_table("model", &nn_model_table);
-    for (int i = 0; i < nn_optimizer_count(); i++) {
-        const nn_optimizer_ops *ops = nn_optimizer_at(i);
-        snprintf(title, sizeof title, "optimizer: {type: %s}  %s", ops->name, ops->help);
-        print_table(title, ops->options);
-    }
-    for (int i = 0; i < nn_schedule_count(); i++) {
-        const nn_schedule_ops *ops = nn_schedule_at(i);
-        snprintf(title, sizeof title, "schedule: {type: %s}  %s", ops->name, ops->help);
-        print_table(title, ops->options);
-    }
-    dataset_pipeline_print_help(stdout);
+    printf("\n");
+    print_optimizers();
+    printf("\n");
+    print_schedules();
+    print_augment();
 }
 
 static void print_models(void)
@@ -72,7 +87,12 @@ static int run(int argc, char **argv)
     static const struct {
         const char *name;
         void (*print)(void);
-    } topics[] = {{"job", print_job}, {"models", print_models}, {"layers", print_layers}};
+    } topics[] = {{"job", print_job},
+                  {"models", print_models},
+                  {"layers", print_layers},
+                  {"optimizer", print_optimizers},
+                  {"schedule", print_schedules},
+                  {"augment", print_augment}};
     enum { N_TOPICS = sizeof topics / sizeof topics[0] };
     const char *words[N_TOPICS + 64];
     int n_words = 0, nothing = 0;
@@ -104,7 +124,7 @@ static int run(int argc, char **argv)
 
 const launch_command launch_cmd_help = {
     .name = "help",
-    .usage = "[COMMAND|job|models|layers]",
+    .usage = "[COMMAND|job|models|layers|optimizer|schedule|augment]",
     .summary = "Help for a command, or the keys of a job file.",
     .run = run,
 };

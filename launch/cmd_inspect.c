@@ -48,7 +48,10 @@ static cvy_status inspect_dataset(const char *path, const inspect_options *optio
     printf("dataset            %s\n", path);
     print_count("records", info->n_records);
     print_count("classes", info->n_classes);
-    if (info->height > 0)
+    if (info->height > 0 && info->channels == 0)
+        printf("%-18s %lld x %lld (h, w), %s\n", "record", (long long)info->height,
+               (long long)info->width, info->is_encoded ? "encoded" : "raw");
+    else if (info->height > 0)
         printf("%-18s %lld x %lld x %lld (c, h, w), %s\n", "record", (long long)info->channels,
                (long long)info->height, (long long)info->width,
                info->is_encoded ? "encoded" : "raw");

@@ -83,18 +83,21 @@ void launch_ending_describe(const launch_ending *ending, char *out, size_t out_s
 {
     const int status = ending->wait_status;
     const int code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+    char who[32] = "a rank";
 
+    if (ending->has_dead_rank) snprintf(who, sizeof who, "rank %d", ending->dead_rank);
     if (ending->outcome.kind == LAUNCH_OUTCOME_FAILED) {
         snprintf(out, out_size, "%s at step %lld", cvy_status_text(ending->outcome.status),
                  (long long)ending->outcome.step);
     } else if (ending->was_killed) {
-        snprintf(out, out_size, "a rank died and the rest hung");
+        snprintf(out, out_size, "%s died and the rest could not go on", who);
     } else if (WIFSIGNALED(status)) {
         snprintf(out, out_size, "signal %d (%s)", WTERMSIG(status), strsignal(WTERMSIG(status)));
     } else if (was_refused(ending, code)) {
         snprintf(out, out_size, "mpirun started no rank");
     } else if (code > 128 && code < 128 + NSIG) {
-        snprintf(out, out_size, "a rank died of signal %d (%s)", code - 128, strsignal(code - 128));
+        snprintf(out, out_size, "%s died of signal %d (%s)", who, code - 128,
+                 strsignal(code - 128));
     } else {
         snprintf(out, out_size, "exit code %d without a word of rank 0", code);
     }

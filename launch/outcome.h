@@ -31,6 +31,7 @@ typedef struct launch_ending {
     int wait_status; /* of mpirun or of the one process, as waitpid() gave it */
     int was_killed;  /* by the supervisor, because it hung */
     int has_begun;   /* ranks were seen, or none were to be seen: 0 when mpirun started none */
+    int has_dead_rank, dead_rank; /* the rank of this host that was seen to go first */
     launch_outcome outcome;
 } launch_ending;
 

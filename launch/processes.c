@@ -91,6 +91,41 @@ int launch_count_children(pid_t pid, const char *name, int *out_n_ever)
     return n_living;
 }
 
+/* The value of OMPI_COMM_WORLD_RANK in a process' environment; -1: none, or not ours to read. */
+static int read_rank(pid_t pid)
+{
+    static const char variable[] = "OMPI_COMM_WORLD_RANK=";
+    char path[64], *line = NULL;
+    size_t room = 0;
+    int rank = -1;
+
+    snprintf(path, sizeof path, "/proc/%d/environ", (int)pid);
+    FILE *file = fopen(path, "re");
+    if (file == NULL) return -1;
+    while (rank < 0 && getdelim(&line, &room, 0, file) > 0) {
+        if (strncmp(line, variable, sizeof variable - 1) == 0)
+            rank = atoi(line + sizeof variable - 1);
+    }
+    free(line); /* getdelim's */
+    (void)fclose(file);
+    return rank;
+}
+
+int launch_list_ranks(pid_t pid, const char *name, launch_rank_process *out, int max)
+{
+    process *all = NULL;
+    const int n = list_processes(&all);
+    int n_ranks = 0;
+
+    for (int i = 0; i < n && n_ranks < max; i++) {
+        if (all[i].parent != pid || all[i].is_zombie || strcmp(all[i].name, name) != 0) continue;
+        const int rank = read_rank(all[i].pid);
+        if (rank >= 0) out[n_ranks++] = (launch_rank_process){.pid = all[i].pid, .rank = rank};
+    }
+    cvy_free(all);
+    return n_ranks;
+}
+
 /* Mark what descends from those that are marked, one generation. Returns how many came in. */
 static int mark_children(process *all, int n, pid_t self)
 {

@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "coordinator/checkpoints.h"
+#include "coordinator/records.h"
 #include "launch/mpirun.h"
 #include "launch/outcome.h"
 #include "launch/processes_internal.h"
@@ -24,6 +25,7 @@
 #define BROKEN_S       3.0  /* some ranks dead, others not */
 #define ESCALATE_S     2.0  /* from a second signal's SIGTERM to SIGKILL */
 #define END_S          5.0  /* until what got SIGKILL has gone; what hangs in the kernel stays */
+#define MAX_NAMED      256  /* ranks of this host that can be told apart */
 #define RESTART_WAIT_S 0.1
 #define ONE_REQUEST_S  0.3 /* signals this close are one request: Slurm and systemd hit everyone */
 
@@ -138,9 +140,32 @@ static void pass_stop_on(supervisor *s, pid_t child)
 
 /* The ranks of mpirun on this host: has the job broken while mpirun does not see it? */
 typedef struct rank_watch {
+    launch_rank_process known[MAX_NAMED]; /* of the largest number seen together */
+    int n_known;
+    int has_dead, dead_rank; /* who was missing first */
     int n_most;
     double alone_since_s, broken_since_s;
 } rank_watch;
+
+/* Note which rank goes first: its death is what ends the others. */
+static void watch_names(rank_watch *watch, const supervisor *s, pid_t mpirun)
+{
+    launch_rank_process now[MAX_NAMED];
+    const int n = launch_list_ranks(mpirun, s->program_name, now, MAX_NAMED);
+
+    if (n >= watch->n_known) {
+        memcpy(watch->known, now, (size_t)n * sizeof *now);
+        watch->n_known = n;
+        return;
+    }
+    for (int i = 0; i < watch->n_known && !watch->has_dead; i++) {
+        int is_here = 0;
+        for (int k = 0; k < n && !is_here; k++) is_here = now[k].pid == watch->known[i].pid;
+        if (is_here) continue;
+        watch->has_dead = 1;
+        watch->dead_rank = watch->known[i].rank;
+    }
+}
 
 /* Only ranks count: what else mpirun starts, like ssh to other hosts, comes and goes. */
 static int is_hanging(rank_watch *watch, const supervisor *s, pid_t mpirun, double now_s)
@@ -151,6 +176,7 @@ static int is_hanging(rank_watch *watch, const supervisor *s, pid_t mpirun, doub
     if (n < 0) return 0;
     if (n_ever > watch->n_most) watch->n_most = n_ever;
     if (watch->n_most == 0) return 0;
+    if (!watch->has_dead) watch_names(watch, s, mpirun);
     if (n > 0) watch->alone_since_s = now_s;
     if (n == watch->n_most) watch->broken_since_s = now_s;
     return now_s - watch->alone_since_s > LINGER_S || now_s - watch->broken_since_s > BROKEN_S;
@@ -187,6 +213,8 @@ static void wait_for_child(supervisor *s, pid_t child, launch_ending *out)
         break;
     }
     out->has_begun = s->options->workers == 0 || watch.n_most > 0;
+    out->has_dead_rank = watch.has_dead;
+    out->dead_rank = watch.dead_rank;
     end_orphans();
 }
 
@@ -229,6 +257,52 @@ static void say_end(const launch_ending *ending, int code, const char *how)
         cvy_log_error("the launch ended: %s", how);
 }
 
+/* A launch that did not end by itself left no word in the run folder: leave one for it, and let
+ * what is logged next be in its log too. Without the folder there is nothing to note. */
+static void open_run_log(const supervisor *s, const char *how, int *out_fd)
+{
+    char path[4096];
+    coordinator_records *events = NULL;
+
+    *out_fd = -1;
+    if (s->options->run_folder == NULL) return;
+    snprintf(path, sizeof path, "%s/events.jsonl", s->options->run_folder);
+    if (access(path, F_OK) != 0) return;
+    if (coordinator_records_open(path, -1, &events) == CVY_OK)
+        coordinator_records_append(events, json_pack("{s:s, s:i, s:s}", "event", "ended", "attempt",
+                                                     s->attempt, "how", how));
+    coordinator_records_close(&events);
+    snprintf(path, sizeof path, "%s/convoy.log", s->options->run_folder);
+    *out_fd = open(path, O_WRONLY | O_APPEND | O_CLOEXEC | O_NOFOLLOW);
+    cvy_log_copy_to(*out_fd);
+}
+
+static void close_run_log(int fd)
+{
+    cvy_log_copy_to(-1);
+    if (fd >= 0) (void)close(fd);
+}
+
+/* Say what becomes of a job whose launch ended badly; 0: it is given up. */
+static int go_on(const supervisor *s, const char *how, int64_t step, int n_vain)
+{
+    const int is_hopeless = n_vain > s->options->max_restarts;
+    int fd = -1;
+
+    open_run_log(s, how, &fd);
+    if (is_hopeless) {
+        cvy_log_error("launch %d ended: %s; %d restarts brought no checkpoint after step %lld: "
+                      "giving up",
+                      s->attempt, how, s->options->max_restarts, (long long)step);
+    } else {
+        cvy_log_warn("launch %d ended: %s; starting again from step %lld (try %d of %d without a "
+                     "newer checkpoint)",
+                     s->attempt, how, (long long)step, n_vain, s->options->max_restarts);
+    }
+    close_run_log(fd);
+    return !is_hopeless;
+}
+
 static int run_to_end(supervisor *s)
 {
     int64_t known_step = newest_step(s);
@@ -250,17 +324,8 @@ static int run_to_end(supervisor *s)
         const int64_t step = newest_step(s);
         n_vain = step > known_step ? 1 : n_vain + 1;
         known_step = step > known_step ? step : known_step;
-        if (n_vain > s->options->max_restarts) {
-            cvy_log_error("launch %d ended: %s; %d restarts brought no checkpoint after step %lld: "
-                          "giving up",
-                          s->attempt, how, s->options->max_restarts,
-                          (long long)(known_step < 0 ? 0 : known_step));
+        if (!go_on(s, how, known_step < 0 ? 0 : known_step, n_vain))
             return cvy_status_exit_code(CVY_ERR_NO_PROGRESS);
-        }
-        cvy_log_warn("launch %d ended: %s; starting again from step %lld (try %d of %d without a "
-                     "newer checkpoint)",
-                     s->attempt, how, (long long)(known_step < 0 ? 0 : known_step), n_vain,
-                     s->options->max_restarts);
         cvy_clock_sleep_s(RESTART_WAIT_S);
     }
 }

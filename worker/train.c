@@ -99,7 +99,7 @@ static cvy_status run_replica(worker *w, int64_t replica)
     before_s = now_s;
     now_s = cvy_clock_now_s();
     w->tally.compute_s += now_s - before_s;
-    w->pulse.beat.busy_s += (float)(now_s - before_s);
+    w->busy_s += now_s - before_s;
     return CVY_OK;
 }
 
@@ -285,7 +285,7 @@ static cvy_status run_step(worker *w, int *out_is_paused)
     int is_finite = 1;
 
     w->pulse.beat.step = w->step;
-    w->pulse.beat.busy_s = 0;
+    w->busy_s = 0;
     for (int64_t i = 0; i < w->n_replicas; i++)
         CVY_RETURN_IF_ERR(run_replica(w, w->first_replica + i));
 
@@ -315,6 +315,7 @@ static cvy_status run_step(worker *w, int *out_is_paused)
     w->progress_at_s = now_s;
     w->pulse.beat.n_progress++;
     w->pulse.beat.step_s = (float)(now_s - start_s);
+    w->pulse.beat.busy_s = (float)w->busy_s; /* of whole steps only */
     if (w->first_step_s <= 0) w->first_step_s = now_s;
     /* A slowly forgetting maximum: one slow step does not stretch the deadline for ever. */
     w->slowest_step_s *= 0.99;

@@ -72,6 +72,7 @@ typedef struct worker {
     worker_tally tally;
     double first_step_s; /* 0: none yet */
     double slowest_step_s;
+    double busy_s; /* computing in the step that runs */
 
     comm_pulse pulse;
     cvy_status stop_status; /* of a STOP message; valid when is_stopped */

@@ -184,11 +184,14 @@ static void live_line_is_cut_to_the_width(void **state)
         coordinator_progress *p = open_progress(widths[i]);
         coordinator_progress_update(p, &m, 2, host, 0.5, 1);
         const size_t n = strlen(look());
+        const int has_left = strstr(captured, " left") != NULL;
         coordinator_progress_destroy(&p);
         end_capture();
         /* One column stays free: a full last one would wrap. */
         assert_true(n < (size_t)widths[i]);
-        if (widths[i] <= 80) assert_int_equal(n, widths[i] - 1);
+        if (widths[i] <= 20) assert_int_equal(n, widths[i] - 1);
+        /* A usual terminal is wide enough for the time left. */
+        if (widths[i] >= 80) assert_true(has_left);
     }
 }
 
@@ -244,8 +247,8 @@ static void log_lines_scroll_above_the_live_line(void **state)
     assert_int_equal(strncmp(text, ERASE, strlen(ERASE)), 0);
     at = strstr(text, " info tests: something happened\n");
     assert_non_null(at);
-    assert_int_equal(strncmp(strchr(at, '\n') + 1, "epoch 1/10 [", 12), 0);
-    assert_int_equal(strlen(strchr(at, '\n') + 1), 59);
+    assert_int_equal(strncmp(strchr(at, '\n') + 1, "epoch 1/10 ", 11), 0);
+    assert_true(strlen(strchr(at, '\n') + 1) <= 59);
     /* The copy has each line once, and nothing of the live line. */
     assert_ok(cvy_file_read(path, 1 << 20, &log, NULL, NULL));
     at = strstr(log, "something happened\n");

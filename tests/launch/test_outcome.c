@@ -176,7 +176,11 @@ static void endings_are_described_for_people(void **state)
     (void)state;
     hung.was_killed = 1;
     launch_ending_describe(&hung, how, sizeof how);
-    assert_string_equal(how, "a rank died and the rest hung");
+    assert_string_equal(how, "a rank died and the rest could not go on");
+    hung.has_dead_rank = 1;
+    hung.dead_rank = 2;
+    launch_ending_describe(&hung, how, sizeof how);
+    assert_string_equal(how, "rank 2 died and the rest could not go on");
     launch_ending_describe(&failed, how, sizeof how);
     assert_string_equal(how, "peer lost at step 7");
     launch_ending_describe(&killed, how, sizeof how);

@@ -52,6 +52,33 @@ static void name_is_the_last_part_and_cut(void **state)
     assert_string_equal(name, "a-program-of-a-");
 }
 
+static void ranks_are_told_by_their_environment(void **state)
+{
+    char program[] = "/bin/sleep", seconds[] = "60", rank[] = "OMPI_COMM_WORLD_RANK=3";
+    char *argv[] = {program, seconds, NULL}, *environment[] = {rank, NULL}, *nothing[] = {NULL};
+    const pid_t is_rank = fork();
+    launch_rank_process found[4];
+    int n = 0;
+
+    (void)state;
+    if (is_rank == 0) _exit(execve(program, argv, environment));
+    const pid_t is_other = fork();
+    if (is_other == 0) _exit(execve(program, argv, nothing));
+    for (int tries = 0; tries < 500 && n == 0; tries++) { /* until both have become the program */
+        int n_ever = 0;
+        (void)usleep(10000);
+        if (launch_count_children(getpid(), "sleep", &n_ever) == 2)
+            n = launch_list_ranks(getpid(), "sleep", found, 4);
+    }
+    (void)kill(is_rank, SIGKILL);
+    (void)kill(is_other, SIGKILL);
+    assert_int_equal(waitpid(is_rank, NULL, 0), is_rank);
+    assert_int_equal(waitpid(is_other, NULL, 0), is_other);
+    assert_int_equal(n, 1);
+    assert_int_equal(found[0].pid, is_rank);
+    assert_int_equal(found[0].rank, 3);
+}
+
 static void children_are_counted_by_name(void **state)
 {
     const pid_t one = start_child("rank) 1 (x", 0), other = start_child("ssh", 1);
@@ -107,6 +134,7 @@ static void descendants_of_all_generations_are_signalled(void **state)
 
 static const struct CMUnitTest tests[] = {
     cvy_unit_test(name_is_the_last_part_and_cut),
+    cvy_unit_test(ranks_are_told_by_their_environment),
     cvy_unit_test(children_are_counted_by_name),
     cvy_unit_test(dead_child_counts_as_gone_but_seen),
     cvy_unit_test(descendants_of_all_generations_are_signalled),
