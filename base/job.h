@@ -94,9 +94,10 @@ extern const cvy_config_table cvy_job_table;
 cvy_status cvy_job_read(cvy_node *root, cvy_job *out);
 
 /** XXH3 of what decides the bits of a run: the resolved tree without name, run, threads, deadline,
- *  checkpoint, evaluate, loader settings, device, data paths, data.val, hash_every_steps and
+ *  checkpoint, evaluate, loader settings, device, data paths, hash_every_steps and
  *  metrics_every_steps; the order of keys and the spelling of numbers do not matter. Two jobs with
- *  equal digests end in equal weights. */
+ *  equal digests end in equal weights, and evaluate them alike: how validation images are prepared
+ *  counts, so that all evaluations of a run compare. */
 cvy_status cvy_job_digest(const cvy_node *root, uint64_t *out);
 
 /** For messages: the first key that gives two resolved jobs other digests, as "optimizer.momentum

@@ -3,7 +3,6 @@
 #include "base/alloc.h"
 #include "base/config.h"
 #include "base/file.h"
-#include "base/log.h"
 #include "nn/model.h"
 
 #include <math.h>
@@ -52,17 +51,19 @@ static cvy_status check_classes(const cvy_job *job, worker_parts *parts, cvy_nod
 }
 
 /* The training set alone says how to normalise, for validation too. An evaluation needs it for that
- * only, and does without when it has gone. */
+ * only, and does without where the job has the figures. */
 static cvy_status open_train(const cvy_job *job, const dataset_store_options *store_options,
                              int is_evaluation, worker_parts *parts)
 {
     const cvy_job_data *train = &job->data.train;
 
     if (is_evaluation && !cvy_file_exists(train->path)) {
-        if (!store_options->is_quiet && job->data.mean.n == 0)
-            cvy_log_warn("%s is not there: normalising by the validation set's own statistics",
-                         train->path);
-        return CVY_OK;
+        if (job->data.mean.n > 0) return CVY_OK;
+        return CVY_FAIL(
+            CVY_ERR_NOT_FOUND,
+            "%s is not there, and only the training set tells how to normalise: use the "
+            "run's own job.yaml, which has data.mean and data.deviation, or give them",
+            train->path);
     }
     CVY_RETURN_IF_ERR(dataset_store_open(train->path, store_options, &parts->train_store));
     parts->n_train = dataset_store_info(parts->train_store)->n_records;

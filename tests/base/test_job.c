@@ -236,6 +236,7 @@ static void digest_depends_on_what_decides_the_bits(void **state)
                                         "schedule.lr=0.2",
                                         "schedule.milestones=[123, 82]",
                                         "data.train.augment.0.pad_crop=5",
+                                        "data.val.augment=[{center_crop: 28}]",
                                         "reduce=native",
                                         "data.channel_order=bgr",
                                         "data.on_bad_record=fail"};
