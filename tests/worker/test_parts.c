@@ -171,9 +171,11 @@ static void sets_of_other_channels_do_not_go_together(void **state)
     assert_refused(PARTS(&m, set), CVY_ERR_CONFIG, &m);
 }
 
-static void evaluation_needs_the_validation_set_alone(void **state)
+static void evaluation_needs_the_validation_set_and_how_to_normalise(void **state)
 {
-    static const char *const none[] = {"data.train.path=/nowhere.lmdb", NULL};
+    static const char *const told[] = {"data.train.path=/nowhere.lmdb", "data.mean=0.5",
+                                       "data.deviation=0.25", NULL};
+    static const char *const untold[] = {"data.train.path=/nowhere.lmdb", NULL};
     static const char *const without[] = {"seed=1", NULL};
     made m;
 
@@ -183,9 +185,12 @@ static void evaluation_needs_the_validation_set_alone(void **state)
     assert_null(m.parts->optimizer);
     assert_non_null(m.parts->eval_graph);
     close_parts(&m);
-    assert_ok(make_parts(&m, 1, none));
+    assert_ok(make_parts(&m, 1, told));
     assert_int_equal(m.parts->n_val, VAL);
     close_parts(&m);
+    test_log_expect("only the training set tells how to normalise");
+    assert_status(make_parts(&m, 1, untold), CVY_ERR_NOT_FOUND);
+    cvy_node_destroy(&m.job.root);
 }
 
 static void normalisation_becomes_part_of_the_job(void **state)
@@ -255,7 +260,7 @@ static const struct CMUnitTest tests[] = {
     cvy_unit_test(global_batch_beyond_the_records_is_refused),
     cvy_unit_test(missing_dataset_is_named),
     cvy_unit_test(sets_of_other_channels_do_not_go_together),
-    cvy_unit_test(evaluation_needs_the_validation_set_alone),
+    cvy_unit_test(evaluation_needs_the_validation_set_and_how_to_normalise),
     cvy_unit_test(normalisation_becomes_part_of_the_job),
     cvy_unit_test(failed_allocation_is_told_and_leaks_nothing),
 };
