@@ -1,5 +1,7 @@
 #include "nn/backends/cpu/conv_sweep_internal.h"
 
+#include <string.h>
+
 /* Filters from KCRS to the order in which tiles read them. */
 
 typedef struct packing {
@@ -14,12 +16,33 @@ int64_t nn_conv_sweep_filter_floats(const nn_conv_sweep *sweep)
     return sweep->dst_blocks * NN_CPU_BLOCK * sweep->src_blocks * sweep->lanes * sweep->n_taps;
 }
 
-/* The weights of one channel of src and one tap for some channels of dst, of which n exist. */
-static void gather(const float *restrict from, int64_t stride, int64_t n, int64_t n_all,
-                   float *restrict to)
+/* Where the weights of one block of src and one group of dst come from and go to. */
+typedef struct filter_block {
+    const float *from; /* dst channel 0, src channel 0 of the block */
+    int64_t dst_stride, src_stride;
+    int64_t n_dst, n_src; /* channels that exist */
+    int64_t n_all;        /* dst channels of the group, with those that do not exist */
+} filter_block;
+
+/* One tap: to[lane][dst]. The inner loop runs along the closer of the two in KCRS. */
+static void copy_tap(const filter_block *block, int64_t tap_idx, float *restrict to)
 {
-    for (int64_t i = 0; i < n; i++) to[i] = from[i * stride];
-    for (int64_t i = n; i < n_all; i++) to[i] = 0.0f;
+    const float *restrict from = block->from + tap_idx;
+    const int64_t n_all = block->n_all;
+
+    if (block->dst_stride < block->src_stride) {
+        for (int64_t lane = 0; lane < block->n_src; lane++) {
+            for (int64_t k = 0; k < block->n_dst; k++) {
+                to[lane * n_all + k] = from[lane * block->src_stride + k * block->dst_stride];
+            }
+        }
+    } else {
+        for (int64_t k = 0; k < block->n_dst; k++) {
+            for (int64_t lane = 0; lane < block->n_src; lane++) {
+                to[lane * n_all + k] = from[lane * block->src_stride + k * block->dst_stride];
+            }
+        }
+    }
 }
 
 /* One block of src channels for one group of dst channels. */
@@ -27,23 +50,29 @@ static void pack_chunk(void *arg, int64_t chunk_idx, int thread_idx)
 {
     const packing *pack = arg;
     const nn_conv_sweep *sweep = pack->sweep;
-    const int64_t group = chunk_idx / sweep->src_blocks, block = chunk_idx % sweep->src_blocks;
+    const int64_t group = chunk_idx / sweep->src_blocks, block_idx = chunk_idx % sweep->src_blocks;
     const int64_t first = group * NN_TILE_BLOCKS * NN_CPU_BLOCK, depth = sweep->src_blocks;
+    const int64_t first_src = block_idx * sweep->lanes;
     const int64_t n_all = nn_conv_group_blocks(sweep->dst_blocks, group) * NN_CPU_BLOCK;
-    const int64_t n = nn_cpu_least(n_all, sweep->dst_c - first);
-    float *to = pack->packed + first * depth * sweep->lanes * sweep->n_taps;
+    const filter_block block = {.from = pack->filter + first * pack->dst_stride +
+                                        first_src * pack->src_stride,
+                                .dst_stride = pack->dst_stride,
+                                .src_stride = pack->src_stride,
+                                .n_dst = nn_cpu_least(n_all, sweep->dst_c - first),
+                                .n_src = nn_cpu_least(sweep->lanes, sweep->src_c - first_src),
+                                .n_all = n_all};
+    float *const to = pack->packed + first * depth * sweep->lanes * sweep->n_taps;
+    const int64_t tap_floats = sweep->lanes * n_all;
+    const int is_full = block.n_dst == n_all && block.n_src == sweep->lanes;
 
     (void)thread_idx;
-    for (int64_t lane = 0; lane < sweep->lanes; lane++) {
-        const int64_t c = block * sweep->lanes + lane;
-        const float *from = pack->filter + first * pack->dst_stride + c * pack->src_stride;
-        for (int i = 0; i < sweep->n_phases; i++) {
-            const nn_conv_phase *phase = &sweep->phases[i];
-            for (int j = 0; j < phase->n_taps; j++) {
-                const int64_t tap = phase->first_tap * depth + block * phase->n_taps + j;
-                gather(from + sweep->taps[phase->first_tap + j].idx, pack->dst_stride,
-                       c < sweep->src_c ? n : 0, n_all, to + (tap * sweep->lanes + lane) * n_all);
-            }
+    for (int i = 0; i < sweep->n_phases; i++) {
+        const nn_conv_phase *phase = &sweep->phases[i];
+        for (int j = 0; j < phase->n_taps; j++) {
+            const int64_t place = phase->first_tap * depth + block_idx * phase->n_taps + j;
+            float *at = to + place * tap_floats;
+            if (!is_full) memset(at, 0, (size_t)tap_floats * sizeof *at);
+            copy_tap(&block, sweep->taps[phase->first_tap + j].idx, at);
         }
     }
 }

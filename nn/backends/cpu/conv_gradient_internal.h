@@ -6,20 +6,21 @@
 /**
  * The gradient of a filter, dfilter[k,c,r,s] = sum over images and output pixels of dy times x.
  *
- * Work is cut into (share of the images, group of output channels, some blocks of input channels).
- * A share's sum is kept in the order of packed filters; shares are added in their order, whatever
- * thread computed them, and written as KCRS.
+ * Work is cut into shares of the images and parts of the filter: some groups of output channels by
+ * some blocks of input channels, whose sums stay in the second-level cache. A task reads x and dy
+ * once, step by step; shares are added in their order, whatever thread computed them, and written
+ * as KCRS.
  */
 typedef struct nn_conv_gradient {
-    const nn_conv2d_geom *geom;
+    nn_conv2d_geom geom; /* a plane is one long row where no tap leaves its pixel */
     nn_conv_sweep sweep; /* the forward one: its taps, and its copy where x is in planes */
-    int64_t n_groups;    /* of output channels */
-    int64_t c_blocks_per_part, n_parts;
+    int64_t groups_per_part, n_group_parts;
+    int64_t c_blocks_per_part, n_c_parts;
     int64_t images_per_share, n_shares;
-    int64_t rows_per_band;                  /* of planes, whose x is copied at once */
-    int64_t images_per_step, rows_per_step; /* whose x and dy stay in the first-level cache */
-    int64_t n_inputs;       /* rows of a sum: 16 per tap and block; or taps of planes, rounded up */
-    int64_t sum_floats;     /* of one (share, group, part) */
+    int64_t rows_per_band; /* of planes, whose x is copied at once */
+    int64_t images_per_step, rows_per_step, cols_per_step; /* that stay in the first-level cache */
+    int64_t n_inputs; /* rows of a group's sum: 16 per tap and block; or taps of planes, rounded */
+    int64_t sum_floats;     /* of one (share, part) */
     int64_t total_floats;   /* sums of all tasks, 0 when a thread's own will do */
     int64_t scratch_floats; /* of a thread */
 } nn_conv_gradient;

@@ -33,8 +33,18 @@ CVY_INLINE_ALWAYS void add_to_sum(nn_vec sum[MOST_INPUTS][MOST_VECS], int n_inpu
     }
 }
 
+CVY_INLINE_ALWAYS void fetch(const nn_conv_outer *outer, const float *x, const float *dy,
+                             int n_vecs)
+{
+    CVY_PREFETCH_READ(x + outer->x_fetch);
+    CVY_UNROLL(2) for (int block = 0; block < n_vecs / NN_VECS_PER_BLOCK; block++)
+    {
+        CVY_PREFETCH_READ(dy + outer->dy_fetch + block * outer->dy_block_pitch);
+    }
+}
+
 CVY_INLINE_ALWAYS void sum_block(const nn_conv_outer *outer, const float *from, float *to,
-                                 int n_inputs, int n_vecs)
+                                 int n_inputs, int n_vecs, int is_fetching)
 {
     nn_vec sum[MOST_INPUTS][MOST_VECS];
 
@@ -46,6 +56,7 @@ CVY_INLINE_ALWAYS void sum_block(const nn_conv_outer *outer, const float *from, 
             for (int64_t col = 0; col < outer->n_cols; col++) {
                 nn_vec d[MOST_VECS];
                 load_dy(outer, dy, n_vecs, d);
+                if (is_fetching) fetch(outer, x, dy, n_vecs);
                 CVY_UNROLL(16) for (int i = 0; i < n_inputs; i++)
                 {
                     const nn_vec value = nn_vec_all(x[i]);
@@ -62,18 +73,26 @@ CVY_INLINE_ALWAYS void sum_block(const nn_conv_outer *outer, const float *from, 
 /* As many channels at once as registers hold: a block in one go or in parts. */
 enum { ONE_INPUTS = NN_VEC_LANES == 16 ? 16 : NN_OUTER_CHANNELS, TWO_INPUTS = NN_OUTER_CHANNELS };
 
+/* The first part of the channels fetches for all. */
+CVY_INLINE_ALWAYS void sum_channels(const nn_conv_outer *outer, int n_inputs, int n_vecs)
+{
+    int i = 0;
+
+    if (outer->x_fetch != 0 || outer->dy_fetch != 0) {
+        sum_block(outer, outer->x, outer->sum, n_inputs, n_vecs, 1);
+        i = n_inputs;
+    }
+    for (; i < NN_CPU_BLOCK; i += n_inputs) {
+        sum_block(outer, outer->x + i, outer->sum + i * n_vecs * NN_VEC_LANES, n_inputs, n_vecs, 0);
+    }
+}
+
 void nn_conv_outer_block(const nn_conv_outer *outer, int n_out_blocks)
 {
     if (n_out_blocks == 2) {
-        for (int i = 0; i < NN_CPU_BLOCK; i += TWO_INPUTS) {
-            sum_block(outer, outer->x + i, outer->sum + i * 2 * NN_CPU_BLOCK, TWO_INPUTS,
-                      2 * NN_VECS_PER_BLOCK);
-        }
+        sum_channels(outer, TWO_INPUTS, 2 * NN_VECS_PER_BLOCK);
     } else {
-        for (int i = 0; i < NN_CPU_BLOCK; i += ONE_INPUTS) {
-            sum_block(outer, outer->x + i, outer->sum + i * NN_CPU_BLOCK, ONE_INPUTS,
-                      NN_VECS_PER_BLOCK);
-        }
+        sum_channels(outer, ONE_INPUTS, NN_VECS_PER_BLOCK);
     }
 }
 

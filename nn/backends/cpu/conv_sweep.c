@@ -6,8 +6,11 @@
 /* --- Geometry -------------------------------------------------------------------------------- */
 
 enum {
-    COPY_FLOATS = 65536,     /* a chunk's copy stays in a core's second-level cache */
-    CHUNK_PRODUCTS = 4000000 /* multiply-adds that are worth handing to a thread */
+    COPY_FLOATS = 65536,      /* a chunk's copy stays in a core's second-level cache */
+    CHUNK_PRODUCTS = 4000000, /* multiply-adds that are worth handing to a thread */
+    PART_FLOATS = 98304,      /* of filters that all tiles meet while they are in the cache */
+    NEAR_CHANNELS = 512,      /* of a tile, that stay in the first-level cache */
+    BLOCKS_AHEAD = 2
 };
 
 int nn_conv_sweep_fits(const nn_conv2d_geom *geom)
@@ -36,6 +39,7 @@ static int try_direct(nn_conv_sweep *sweep)
 {
     const nn_conv_tap *tap = &sweep->taps[0];
 
+    if (sweep->lanes == 1) return 0;
     if (sweep->n_taps != 1 || sweep->n_phases != 1 || tap->h != 0 || tap->w != 0) return 0;
     if (sweep->src_step_h != 1 || sweep->src_step_w != 1) return 0;
     if (sweep->src_h != sweep->dst_h || sweep->src_w != sweep->dst_w) return 0;
@@ -340,6 +344,87 @@ static void run_phase(const sweep_pass *pass, const nn_conv_phase *phase, int64_
     run_rows(sweep, tile, n_blocks, n_rows, phase->w);
 }
 
+static void sweep_copied(const sweep_pass *pass, nn_cpu_span images, nn_cpu_span rows, float *copy)
+{
+    const nn_conv_sweep *sweep = pass->sweep;
+    const int64_t image_floats = sweep->src_blocks * sweep->block_floats;
+
+    for (int64_t i = 0; i < images.n; i++) {
+        nn_conv_sweep_copy(sweep, pass->src, images.first + i, rows.first, rows.n,
+                           copy + i * image_floats);
+    }
+    for (int64_t group = 0; group < nn_conv_n_groups(sweep->dst_blocks); group++) {
+        for (int64_t i = 0; i < images.n; i++) {
+            for (int j = 0; j < sweep->n_phases; j++) {
+                const nn_conv_phase *phase = &sweep->phases[j];
+                const int64_t n_rows = nn_cpu_least(rows.n, phase->h - rows.first);
+                run_phase(pass, phase, group, images.first + i, rows.first, n_rows,
+                          copy + i * image_floats);
+            }
+        }
+    }
+}
+
+/* --- The sweep of 1x1 convolutions, which read src where it lies --------------------------------
+ */
+
+/* One tile of pixels for some groups. The first brings the pixels near while those before are
+ * multiplied; or, where all that a tile reads is more than a first-level cache, each group the
+ * blocks a little ahead. */
+static void run_direct_tile(const sweep_pass *pass, nn_cpu_span groups, int64_t image,
+                            nn_cpu_span pixels)
+{
+    const nn_conv_sweep *sweep = pass->sweep;
+    const int64_t depth = sweep->src_blocks * sweep->lanes, no_offset = 0;
+    const int64_t dst_plane = sweep->dst_w * NN_CPU_BLOCK;
+
+    for (int64_t i = 0; i < groups.n; i++) {
+        const int64_t group = groups.first + i, first = group * NN_TILE_BLOCKS;
+        const int n_blocks = nn_conv_group_blocks(sweep->dst_blocks, group);
+        const nn_conv_tile tile = {
+            .x = pass->src + image * sweep->src_blocks * sweep->block_floats +
+                 pixels.first * sweep->lanes,
+            .x_block_pitch = sweep->block_floats,
+            .n_blocks = sweep->src_blocks,
+            .tap_offset = &no_offset,
+            .n_taps = 1,
+            .filter = pass->packed + first * NN_CPU_BLOCK * depth,
+            .bias = pass->bias == NULL ? NULL : pass->bias + first * NN_CPU_BLOCK,
+            .y = pass->dst + (image * sweep->dst_blocks + first) * dst_plane +
+                 pixels.first * NN_CPU_BLOCK,
+            .y_block_pitch = dst_plane,
+            .y_pixel_pitch = NN_CPU_BLOCK,
+            .accumulate = pass->accumulate,
+            .fetch = i == 0 && groups.n > 1  ? pixels.n * NN_CPU_BLOCK
+                     : depth > NEAR_CHANNELS ? BLOCKS_AHEAD * sweep->block_floats
+                                             : 0};
+        nn_conv_tile_run(&tile, n_blocks, 1, (int)pixels.n);
+    }
+}
+
+static void sweep_direct(const sweep_pass *pass, nn_cpu_span images)
+{
+    const nn_conv_sweep *sweep = pass->sweep;
+    const int64_t n_groups = nn_conv_n_groups(sweep->dst_blocks), n_pixels = sweep->dst_w;
+    const int64_t group_floats = NN_TILE_BLOCKS * NN_CPU_BLOCK * sweep->src_blocks * sweep->lanes;
+    const int64_t per_part = nn_cpu_most(1, PART_FLOATS / group_floats);
+    const int most = nn_conv_tile_max_pixels(
+        n_groups > 1 ? NN_TILE_BLOCKS : nn_conv_group_blocks(sweep->dst_blocks, 0));
+    const int64_t n_tiles = nn_cpu_div_up(n_pixels, most);
+
+    for (int64_t part = 0; part * per_part < n_groups; part++) {
+        const nn_cpu_span groups = nn_cpu_part(n_groups, per_part, part);
+        for (int64_t i = 0; i < images.n; i++) {
+            int64_t pixel = 0;
+            for (int64_t j = 0; j < n_tiles; j++) {
+                const int64_t n = (n_pixels - pixel) / (n_tiles - j);
+                run_direct_tile(pass, groups, images.first + i, (nn_cpu_span){pixel, n});
+                pixel += n;
+            }
+        }
+    }
+}
+
 static void sweep_chunk(void *arg, int64_t chunk_idx, int thread_idx)
 {
     const sweep_pass *pass = arg;
@@ -348,23 +433,11 @@ static void sweep_chunk(void *arg, int64_t chunk_idx, int thread_idx)
                                            chunk_idx / sweep->n_bands);
     const nn_cpu_span rows = nn_cpu_part(sweep->rows, sweep->rows_per_band,
                                          chunk_idx % sweep->n_bands);
-    const int64_t image_floats = sweep->src_blocks * sweep->block_floats;
-    float *const copy = pass->scratch + thread_idx * sweep->copy_floats;
 
-    for (int64_t i = 0; !sweep->is_direct && i < images.n; i++) {
-        nn_conv_sweep_copy(sweep, pass->src, images.first + i, rows.first, rows.n,
-                           copy + i * image_floats);
-    }
-    for (int64_t group = 0; group < nn_conv_n_groups(sweep->dst_blocks); group++) {
-        for (int64_t i = 0; i < images.n; i++) {
-            const float *x = sweep->is_direct ? pass->src + (images.first + i) * image_floats
-                                              : copy + i * image_floats;
-            for (int j = 0; j < sweep->n_phases; j++) {
-                const nn_conv_phase *phase = &sweep->phases[j];
-                const int64_t n_rows = nn_cpu_least(rows.n, phase->h - rows.first);
-                run_phase(pass, phase, group, images.first + i, rows.first, n_rows, x);
-            }
-        }
+    if (sweep->is_direct) {
+        sweep_direct(pass, images);
+    } else {
+        sweep_copied(pass, images, rows, pass->scratch + thread_idx * sweep->copy_floats);
     }
 }
 

@@ -48,6 +48,29 @@ CVY_INLINE_ALWAYS void store_tile(const nn_conv_tile *tile, nn_vec sum[MOST_PIXE
     }
 }
 
+/* The cache lines of y, which stand ready when the sum does. */
+CVY_INLINE_ALWAYS void fetch_y(const nn_conv_tile *tile, tile_form form)
+{
+    CVY_UNROLL(2) for (int block = 0; block < form.n_out_blocks; block++)
+    {
+        CVY_UNROLL(16) for (int i = 0; i < form.n_rows * form.n_pixels; i++)
+        {
+            CVY_PREFETCH_WRITE(tile->y + block * tile->y_block_pitch +
+                               i / form.n_pixels * tile->y_row_pitch +
+                               i % form.n_pixels * tile->y_pixel_pitch);
+        }
+    }
+}
+
+CVY_INLINE_ALWAYS void fetch_x(const nn_conv_tile *tile, const float *x0, tile_form form)
+{
+    CVY_UNROLL(16) for (int i = 0; i < form.n_rows * form.n_pixels; i++)
+    {
+        CVY_PREFETCH_READ(x0 + tile->fetch + i / form.n_pixels * tile->x_row_pitch +
+                          i % form.n_pixels * NN_CPU_BLOCK);
+    }
+}
+
 CVY_INLINE_ALWAYS void run_tile(const nn_conv_tile *tile, tile_form form)
 {
     const int n_vecs = form.n_out_blocks * NN_VECS_PER_BLOCK;
@@ -58,11 +81,13 @@ CVY_INLINE_ALWAYS void run_tile(const nn_conv_tile *tile, tile_form form)
     {
         CVY_UNROLL(16) for (int v = 0; v < n_vecs; v++) sum[i][v] = nn_vec_all(0.0f);
     }
+    fetch_y(tile, form);
     for (int64_t block = 0; block < tile->n_blocks; block++) {
         const float *x = tile->x + block * tile->x_block_pitch;
         for (int64_t tap = 0; tap < tile->n_taps; tap++) {
             const float *x0 = x + tile->tap_offset[tap];
             const float *x1 = x0 + tile->x_row_pitch;
+            if (form.n_channels > 1 && tile->fetch != 0) fetch_x(tile, x0, form);
             for (int c = 0; c < form.n_channels; c++) {
                 add_channel(sum, x0 + c, x1 + c, filter, form);
                 filter += n_vecs * NN_VEC_LANES;

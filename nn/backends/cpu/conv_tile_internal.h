@@ -26,6 +26,7 @@ typedef struct nn_conv_tile {
     float *y;
     int64_t y_block_pitch, y_row_pitch, y_pixel_pitch;
     int accumulate;
+    int64_t fetch; /* floats from x to what is read soon, and fetched meanwhile; 0: nothing */
 } nn_conv_tile;
 
 /** The most pixels of a tile of n_out_blocks (1 or 2) blocks of output channels. */
