@@ -38,13 +38,15 @@
 #define CVY_UNROLL(n)
 #endif
 
-/** Fetches the cache line of an address that will be read, or written, soon; into the second level.
- */
+/** Fetches the cache line of an address that will be read, or written, soon: into the second level,
+ *  or NEAR, into the first. */
 #if defined(__GNUC__)
 #define CVY_PREFETCH_READ(address)  __builtin_prefetch(address, 0, 2)
+#define CVY_PREFETCH_NEAR(address)  __builtin_prefetch(address, 0, 3)
 #define CVY_PREFETCH_WRITE(address) __builtin_prefetch(address, 1, 2)
 #else
 #define CVY_PREFETCH_READ(address)  ((void)(address))
+#define CVY_PREFETCH_NEAR(address)  ((void)(address))
 #define CVY_PREFETCH_WRITE(address) ((void)(address))
 #endif
 

@@ -10,7 +10,7 @@ enum {
     N_TASKS = 32,            /* enough for the threads of any machine that one net is run on */
     PART_FLOATS = 32 * 1024, /* sums of a part */
     PART_BLOCKS = 16,        /* of x, at most */
-    ROW_PIXELS = 200,        /* of a step along one row: a block of x and two of dy are 38 KiB */
+    ROW_PIXELS = 128,        /* of a step along one row: a block of x and two of dy are 24 KiB */
     WINDOW_PIXELS = 96       /* where a tap reads rows above and below too */
 };
 
@@ -223,6 +223,7 @@ static void add_step(const gradient_pass *pass, const task_place *task, const st
                                          .sum = sums +
                                                 i * plan->n_inputs * NN_CPU_BLOCK * NN_TILE_BLOCKS +
                                                 j * n_taps * NN_CPU_BLOCK * NN_CPU_BLOCK * n_blocks,
+                                         .x_near = j + 1 < task->blocks.n ? x_plane : -j * x_plane,
                                          .x_fetch = i == 0 ? x_between(pass, step, next) : 0,
                                          .dy_fetch = j == 0 ? dy_between(pass, step, next) : 0};
             add_block(windows, n_taps, outer, n_blocks,

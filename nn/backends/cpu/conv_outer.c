@@ -48,6 +48,9 @@ CVY_INLINE_ALWAYS void sum_block(const nn_conv_outer *outer, const float *from, 
 {
     nn_vec sum[MOST_INPUTS][MOST_VECS];
 
+    for (int i = 0; i < n_inputs * n_vecs * NN_VEC_LANES; i += NN_CPU_BLOCK) {
+        CVY_PREFETCH_NEAR(to + i);
+    }
     clear(sum, n_inputs, n_vecs);
     for (int64_t image = 0; image < outer->n_images; image++) {
         for (int64_t row = 0; row < outer->n_rows; row++) {
@@ -56,7 +59,11 @@ CVY_INLINE_ALWAYS void sum_block(const nn_conv_outer *outer, const float *from, 
             for (int64_t col = 0; col < outer->n_cols; col++) {
                 nn_vec d[MOST_VECS];
                 load_dy(outer, dy, n_vecs, d);
-                if (is_fetching) fetch(outer, x, dy, n_vecs);
+                if (is_fetching) {
+                    fetch(outer, x, dy, n_vecs);
+                } else {
+                    CVY_PREFETCH_NEAR(x + outer->x_near);
+                }
                 CVY_UNROLL(16) for (int i = 0; i < n_inputs; i++)
                 {
                     const nn_vec value = nn_vec_all(x[i]);

@@ -20,7 +20,9 @@ typedef struct nn_conv_outer {
     const float *dy; /* columns are 16 floats apart */
     int64_t dy_image_pitch, dy_row_pitch, dy_block_pitch;
     float *sum; /* (inputs, 16 * n_out_blocks) */
-    int64_t x_fetch, dy_fetch; /* blocks: floats to what is read soon and fetched now; 0: nothing */
+    /* Blocks only. Floats to what is read soon and fetched now; 0: nothing. x_near: by the next
+     * call, into the nearest cache. */
+    int64_t x_fetch, dy_fetch, x_near;
 } nn_conv_outer;
 
 /** Inputs i = 0 to 15 are the channels of a block, x[i]. n_out_blocks: 1 or 2. */
