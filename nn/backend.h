@@ -41,6 +41,15 @@ typedef struct nn_conv2d_geom {
     int64_t groups; /* divides c and k; filters are (k, c / groups, r, s) */
 } nn_conv2d_geom;
 
+/** What follows a convolution in evaluation, in one sweep: y = f(batchnorm(conv) + residual) by
+ *  running statistics, where f is the rectifier or nothing. */
+typedef struct nn_conv_tail {
+    const float *gamma, *beta, *running_mean, *running_var; /* (k) */
+    double eps;
+    const float *residual; /* laid out as y; NULL: none */
+    int is_relu;
+} nn_conv_tail;
+
 typedef struct nn_pool2d_geom {
     int64_t n, c, h, w;
     int64_t r, s;
@@ -146,6 +155,11 @@ struct nn_backend_ops {
     cvy_status (*conv2d_backward_filter)(nn_backend *backend, const nn_conv2d_geom *geom,
                                          const float *x, const float *dy, float *dfilter,
                                          float *dbias, void *workspace);
+
+    /* Optional (NULL: the layers run one by one): a convolution with its tail. */
+    cvy_status (*conv2d_tail_forward)(nn_backend *backend, const nn_conv2d_geom *geom,
+                                      const float *x, const float *filter, const float *bias,
+                                      const nn_conv_tail *tail, float *y, void *workspace);
 
     /* dense: y[n,k] = bias[k] + sum_c x[n,c] weight[k,c]; bias, dbias, dx may be NULL. */
     cvy_status (*dense_forward)(nn_backend *backend, int64_t n, int64_t c, int64_t k,

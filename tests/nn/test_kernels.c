@@ -13,7 +13,8 @@ enum { N_SIZES = sizeof sizes / sizeof sizes[0] };
 
 static int is_optional(size_t slot)
 {
-    return slot == offsetof(nn_backend_ops, norm_chain_forward) / sizeof(void *) ||
+    return slot == offsetof(nn_backend_ops, conv2d_tail_forward) / sizeof(void *) ||
+           slot == offsetof(nn_backend_ops, norm_chain_forward) / sizeof(void *) ||
            slot == offsetof(nn_backend_ops, norm_chain_backward) / sizeof(void *);
 }
 

@@ -70,6 +70,9 @@ static const conv_case conv_cases[] = {
     {"blocks, 1x1", 3, 48, 9, 7, 32, 1, 1, 1, 1, 0, 0, 1, 1, 1},
     {"blocks, 1x1, stride 2", 3, 17, 9, 8, 35, 1, 1, 2, 2, 0, 0, 1, 1, 1},
     {"blocks, 1x1, padded", 2, 16, 5, 5, 16, 1, 1, 1, 1, 1, 1, 1, 1, 1},
+    {"blocks, 1x1, deep", 2, 530, 5, 7, 300, 1, 1, 1, 1, 0, 0, 1, 1, 1},
+    {"blocks, 1x1, long rows", 3, 272, 17, 19, 200, 1, 1, 1, 1, 0, 0, 1, 1, 1},
+    {"blocks, parts of the gradient", 3, 150, 9, 11, 100, 3, 3, 2, 2, 1, 1, 1, 1, 1},
     {"blocks, rows in bands", 2, 70, 61, 19, 18, 3, 3, 1, 1, 1, 1, 1, 1, 1},
     {"blocks, rows in bands, stride 2", 1, 70, 75, 67, 18, 5, 5, 2, 2, 2, 2, 1, 1, 1},
     {"blocks, many images", 67, 16, 4, 4, 16, 3, 3, 1, 1, 1, 1, 1, 1, 1},
@@ -243,6 +246,67 @@ static void conv2d_of_an_image_does_not_depend_on_the_others(void **state)
     nn_backend_close(&backend);
 }
 
+/* --- A convolution with its tail -----------------------------------------------------------------
+ */
+
+/* out: with all of the tail, then batch norm alone. Backends without the kernel run its parts. */
+static void run_conv_tail(nn_backend *backend, const void *arg, float *out)
+{
+    const nn_conv2d_geom geom = geom_of(arg);
+    const conv_sizes size = sizes_of(&geom);
+    const nn_backend_ops *ops = backend->ops;
+    const nn_shape in = kernel_shape(geom.n, geom.c, geom.h, geom.w);
+    const nn_shape to = kernel_shape(geom.n, geom.k, geom.p, geom.q);
+    const int64_t n = ops->activation_elems(backend, &to);
+    const nn_bn_geom norm = {.n = geom.n, .c = geom.k, .spatial = geom.p * geom.q, .eps = 1e-5};
+    float *x = kernel_random_activation(backend, 1, &in);
+    float *residual = kernel_random_activation(backend, 4, &to);
+    float *filter = kernel_random_floats(2, size.filter);
+    float *values = kernel_random_floats(3, 5 * size.k); /* bias, gamma, beta, mean, variance */
+    void *workspace = spoilt_workspace(backend, &geom);
+
+    for (int64_t i = 0; i < size.k; i++) values[4 * size.k + i] = 1.5f + values[4 * size.k + i];
+    for (int all = 1; all >= 0; all--) {
+        const nn_conv_tail tail = {.gamma = values + size.k,
+                                   .beta = values + 2 * size.k,
+                                   .running_mean = values + 3 * size.k,
+                                   .running_var = values + 4 * size.k,
+                                   .eps = norm.eps,
+                                   .residual = all ? residual : NULL,
+                                   .is_relu = all};
+        const float *bias = all ? values : NULL;
+        float *y = kernel_blank(backend, &to);
+        if (ops->conv2d_tail_forward != NULL) {
+            assert_ok(
+                ops->conv2d_tail_forward(backend, &geom, x, filter, bias, &tail, y, workspace));
+        } else {
+            assert_ok(ops->conv2d_forward(backend, &geom, x, filter, bias, y, workspace));
+            assert_ok(ops->batchnorm_inference(backend, &norm, y, tail.gamma, tail.beta,
+                                               tail.running_mean, tail.running_var, y));
+            if (all) assert_ok(ops->accumulate(backend, n, residual, y));
+            if (all) assert_ok(ops->relu_forward(backend, n, y, y));
+        }
+        kernel_take(backend, &to, y, out + (1 - all) * size.y);
+    }
+    ops->release(backend, workspace);
+    cvy_free(x);
+    cvy_free(residual);
+    cvy_free(filter);
+    cvy_free(values);
+}
+
+static void conv2d_with_a_tail_is_as_its_parts_at_any_thread_count(void **state)
+{
+    (void)state;
+    for (int i = 0; i < N_CONV_CASES; i++) {
+        const nn_conv2d_geom geom = geom_of(&conv_cases[i]);
+        const conv_sizes size = sizes_of(&geom);
+        /* Variances are 0.5 at least. */
+        kernel_check(conv_cases[i].what, run_conv_tail, &conv_cases[i], 2 * size.y,
+                     1.5 * tolerance_of(&geom));
+    }
+}
+
 /* A net is planned for its minibatch, and the last batch of an epoch may be smaller. */
 static void conv2d_workspace_of_fewer_images_is_not_larger(void **state)
 {
@@ -401,6 +465,7 @@ static void dense_of_small_matrix_gives_hand_computed_values(void **state)
 
 static const struct CMUnitTest tests[] = {
     cvy_unit_test(conv2d_every_shape_is_as_reference_at_any_thread_count),
+    cvy_unit_test(conv2d_with_a_tail_is_as_its_parts_at_any_thread_count),
     cvy_unit_test(conv2d_of_an_image_does_not_depend_on_the_others),
     cvy_unit_test(conv2d_workspace_of_fewer_images_is_not_larger),
     cvy_unit_test(conv2d_of_small_image_gives_hand_computed_values),

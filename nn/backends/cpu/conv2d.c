@@ -4,7 +4,7 @@
 #include "nn/backends/cpu/layout_internal.h"
 #include "nn/backends/cpu/winograd_internal.h"
 
-#include <string.h>
+#include <math.h>
 
 /* Which kernel a convolution gets, from its geometry without the number of images: Winograd's, or
  * sweeps over blocks of channels, or else the matrix products of conv2d_columns.c on dense copies.
@@ -17,12 +17,18 @@ static int64_t dense_floats(int64_t n, int64_t c, int64_t spatial)
     return nn_cpu_is_blocked(c) ? nn_cpu_div_up(n * c * spatial, NN_CPU_BLOCK) * NN_CPU_BLOCK : 0;
 }
 
+/* A scale and a shift of every stored channel of y. */
+static int64_t epilogue_floats(const nn_conv2d_geom *geom)
+{
+    return 2 * nn_cpu_blocks(geom->k) * NN_CPU_BLOCK;
+}
+
 static int64_t forward_floats(const nn_backend *backend, const nn_conv2d_geom *geom)
 {
     nn_conv_sweep sweep;
 
     nn_conv_sweep_forward(geom, &sweep);
-    return nn_conv_sweep_filter_floats(&sweep) + sweep.dst_blocks * NN_CPU_BLOCK +
+    return epilogue_floats(geom) + nn_conv_sweep_filter_floats(&sweep) +
            backend->n_threads * sweep.copy_floats;
 }
 
@@ -50,7 +56,7 @@ static int64_t winograd_floats(const nn_backend *backend, const nn_conv2d_geom *
     nn_winograd_forward(geom, &there);
     nn_winograd_backward(geom, &back);
     nn_winograd_gradient_plan(geom, &plan);
-    const int64_t forward = there.dst_blocks * NN_CPU_BLOCK +
+    const int64_t forward = epilogue_floats(geom) +
                             nn_winograd_workspace_floats(&there, backend->n_threads);
     const int64_t data = nn_winograd_workspace_floats(&back, backend->n_threads);
 
@@ -155,13 +161,34 @@ static cvy_status columns_backward_filter(nn_backend *backend, const nn_conv2d_g
 
 /* --- The slots -------------------------------------------------------------------------------- */
 
-/* bias: stored channels, as kernels read it; NULL stays NULL. */
-static const float *padded_bias(int64_t k, const float *bias, float *padded)
+/* Where the rest of the workspace starts, behind an epilogue's constants. */
+static float *behind_epilogue(const nn_conv2d_geom *geom, void *workspace)
 {
-    if (bias == NULL) return NULL;
-    for (int64_t i = 0; i < nn_cpu_blocks(k) * NN_CPU_BLOCK; i++)
-        padded[i] = i < k ? bias[i] : 0.0f;
-    return padded;
+    return (float *)workspace + epilogue_floats(geom);
+}
+
+/* The epilogue of a bias and a tail, either may be NULL; constants (epilogue_floats()) take its
+ * scale and shift. */
+static nn_conv_epilogue make_epilogue(const nn_conv2d_geom *geom, const float *bias,
+                                      const nn_conv_tail *tail, float *constants)
+{
+    const int64_t n = nn_cpu_blocks(geom->k) * NN_CPU_BLOCK;
+    float *const shifts = constants, *const scales = constants + n;
+
+    for (int64_t i = 0; i < n; i++) {
+        double scale = 1.0, shift = 0.0;
+        if (i < geom->k && bias != NULL) shift = (double)bias[i];
+        if (i < geom->k && tail != NULL) {
+            scale = (double)tail->gamma[i] / sqrt((double)tail->running_var[i] + tail->eps);
+            shift = (double)tail->beta[i] + (shift - (double)tail->running_mean[i]) * scale;
+        }
+        scales[i] = (float)scale;
+        shifts[i] = (float)shift;
+    }
+    return (nn_conv_epilogue){.scale = tail != NULL ? scales : NULL,
+                              .shift = tail != NULL || bias != NULL ? shifts : NULL,
+                              .residual = tail != NULL ? tail->residual : NULL,
+                              .is_relu = tail != NULL && tail->is_relu};
 }
 
 static void winograd_forward(nn_backend *backend, const nn_conv2d_geom *geom, const float *x,
@@ -171,8 +198,9 @@ static void winograd_forward(nn_backend *backend, const nn_conv2d_geom *geom, co
 
     nn_winograd_forward(geom, &wino);
     const nn_wino_filters filters = {.at = filter, .dst_stride = geom->c * 9, .src_stride = 9};
-    nn_winograd_run(backend, &wino, x, &filters, padded_bias(geom->k, bias, workspace), y, 0,
-                    workspace + wino.dst_blocks * NN_CPU_BLOCK);
+    const nn_conv_epilogue epilogue = make_epilogue(geom, bias, NULL, workspace);
+    nn_winograd_run(backend, &wino, x, &filters, epilogue.shift, y, 0,
+                    behind_epilogue(geom, workspace));
 }
 
 static void winograd_backward_data(nn_backend *backend, const nn_conv2d_geom *geom, const float *dy,
@@ -186,11 +214,21 @@ static void winograd_backward_data(nn_backend *backend, const nn_conv2d_geom *ge
     nn_winograd_run(backend, &wino, dy, &filters, NULL, dx, accumulate, workspace);
 }
 
+static void sweep_forward(nn_backend *backend, const nn_conv2d_geom *geom, const float *x,
+                          const float *filter, nn_conv_epilogue epilogue, float *y, float *packed)
+{
+    const int64_t n_taps = geom->r * geom->s;
+    nn_conv_sweep sweep;
+
+    nn_conv_sweep_forward(geom, &sweep);
+    nn_conv_sweep_pack_filter(backend, &sweep, filter, geom->c * n_taps, n_taps, packed);
+    nn_conv_sweep_run(backend, &sweep, x, packed, &epilogue, y, 0,
+                      packed + nn_conv_sweep_filter_floats(&sweep));
+}
+
 cvy_status nn_cpu_conv2d_forward(nn_backend *backend, const nn_conv2d_geom *geom, const float *x,
                                  const float *filter, const float *bias, float *y, void *workspace)
 {
-    nn_conv_sweep sweep;
-
     if (nn_winograd_fits(geom)) {
         winograd_forward(backend, geom, x, filter, bias, y, workspace);
         return CVY_OK;
@@ -198,14 +236,38 @@ cvy_status nn_cpu_conv2d_forward(nn_backend *backend, const nn_conv2d_geom *geom
     if (!nn_conv_sweep_fits(geom)) {
         return columns_forward(backend, geom, x, filter, bias, y, workspace);
     }
-    nn_conv_sweep_forward(geom, &sweep);
-    const int64_t n_taps = geom->r * geom->s;
-    float *const packed = workspace;
-    float *const place = packed + nn_conv_sweep_filter_floats(&sweep);
+    sweep_forward(backend, geom, x, filter, make_epilogue(geom, bias, NULL, workspace), y,
+                  behind_epilogue(geom, workspace));
+    return CVY_OK;
+}
 
-    nn_conv_sweep_pack_filter(backend, &sweep, filter, geom->c * n_taps, n_taps, packed);
-    nn_conv_sweep_run(backend, &sweep, x, packed, padded_bias(geom->k, bias, place), y, 0,
-                      place + sweep.dst_blocks * NN_CPU_BLOCK);
+/* The tail by itself, of a convolution that stands in y. */
+static cvy_status run_tail(nn_backend *backend, const nn_conv2d_geom *geom,
+                           const nn_conv_tail *tail, float *y)
+{
+    const nn_bn_geom norm = {
+        .n = geom->n, .c = geom->k, .spatial = geom->p * geom->q, .eps = tail->eps};
+    const nn_shape shape = {.n_dims = 4, .dim = {geom->n, geom->k, geom->p, geom->q}};
+    const int64_t n = nn_cpu_activation_elems(backend, &shape);
+
+    CVY_RETURN_IF_ERR(nn_cpu_batchnorm_inference(backend, &norm, y, tail->gamma, tail->beta,
+                                                 tail->running_mean, tail->running_var, y));
+    if (tail->residual != NULL) {
+        CVY_RETURN_IF_ERR(nn_cpu_accumulate(backend, n, tail->residual, y));
+    }
+    return tail->is_relu ? nn_cpu_relu_forward(backend, n, y, y) : CVY_OK;
+}
+
+cvy_status nn_cpu_conv2d_tail_forward(nn_backend *backend, const nn_conv2d_geom *geom,
+                                      const float *x, const float *filter, const float *bias,
+                                      const nn_conv_tail *tail, float *y, void *workspace)
+{
+    if (nn_winograd_fits(geom) || !nn_conv_sweep_fits(geom)) {
+        CVY_RETURN_IF_ERR(nn_cpu_conv2d_forward(backend, geom, x, filter, bias, y, workspace));
+        return run_tail(backend, geom, tail, y);
+    }
+    sweep_forward(backend, geom, x, filter, make_epilogue(geom, bias, tail, workspace), y,
+                  behind_epilogue(geom, workspace));
     return CVY_OK;
 }
 

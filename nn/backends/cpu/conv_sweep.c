@@ -1,6 +1,5 @@
 #include "nn/backends/cpu/conv_sweep_internal.h"
 
-#include "nn/backends/cpu/conv_tile_internal.h"
 #include "nn/backends/cpu/layout_internal.h"
 
 /* --- Geometry -------------------------------------------------------------------------------- */
@@ -271,10 +270,31 @@ void nn_conv_sweep_copy(const nn_conv_sweep *sweep, const float *src, int64_t im
 
 typedef struct sweep_pass {
     const nn_conv_sweep *sweep;
-    const float *src, *packed, *bias;
+    const float *src, *packed;
+    const nn_conv_epilogue *epilogue;
     float *dst, *scratch;
     int accumulate;
 } sweep_pass;
+
+/* The epilogue from a block of dst on; y: where its tile starts in dst. */
+static nn_conv_epilogue epilogue_at(const sweep_pass *pass, int64_t block, int64_t y)
+{
+    nn_conv_epilogue at = {0};
+
+    if (pass->epilogue == NULL) return at;
+    at = *pass->epilogue;
+    if (at.scale != NULL) at.scale += block * NN_CPU_BLOCK;
+    if (at.shift != NULL) at.shift += block * NN_CPU_BLOCK;
+    if (at.residual != NULL) at.residual += y;
+    return at;
+}
+
+/* y of a tile, so many floats past that of another. */
+static void move_y(const nn_conv_tile *from, int64_t n, nn_conv_tile *tile)
+{
+    tile->y = from->y + n;
+    if (from->epilogue.residual != NULL) tile->epilogue.residual = from->epilogue.residual + n;
+}
 
 /* Rows of a phase for one group of dst channels: tiles of two rows where these are short. */
 static void run_rows(const nn_conv_sweep *sweep, nn_conv_tile tile, int n_blocks, int64_t n_rows,
@@ -282,8 +302,7 @@ static void run_rows(const nn_conv_sweep *sweep, nn_conv_tile tile, int n_blocks
 {
     const int most = nn_conv_tile_max_pixels(n_blocks);
     const int64_t n_tiles = nn_cpu_div_up(n_cols, most);
-    const float *const x = tile.x;
-    float *const y = tile.y;
+    const nn_conv_tile first = tile;
     int rows = 1;
 
     for (int64_t row = 0; row < n_rows; row += rows) {
@@ -291,13 +310,13 @@ static void run_rows(const nn_conv_sweep *sweep, nn_conv_tile tile, int n_blocks
         rows = 2 * n_cols <= most && row + 2 <= n_rows ? 2 : 1;
         for (int64_t i = 0; i < n_tiles; i++) {
             const int64_t n = (n_cols - col) / (n_tiles - i);
-            tile.x = x + row * tile.x_row_pitch + col * sweep->lanes;
-            tile.y = y + row * tile.y_row_pitch + col * tile.y_pixel_pitch;
+            tile.x = first.x + row * tile.x_row_pitch + col * sweep->lanes;
+            move_y(&first, row * tile.y_row_pitch + col * tile.y_pixel_pitch, &tile);
             if (sweep->lanes == 1) {
                 if (rows == 2) {
                     nn_conv_tile_run_planes(&tile, n_blocks, (int)n);
                     tile.x += tile.x_row_pitch;
-                    tile.y += tile.y_row_pitch;
+                    move_y(&tile, tile.y_row_pitch, &tile);
                 }
                 nn_conv_tile_run_planes(&tile, n_blocks, (int)n);
             } else {
@@ -322,25 +341,25 @@ static void run_phase(const sweep_pass *pass, const nn_conv_phase *phase, int64_
 
     if (n_rows <= 0) return;
     for (int i = 0; i < phase->n_taps; i++) offsets[i] = sweep->taps[phase->first_tap + i].offset;
-    const nn_conv_tile tile = {
-        .x = x,
-        .x_block_pitch = sweep->block_floats,
-        .x_row_pitch = sweep->src_step_h * sweep->row_floats,
-        .n_blocks = sweep->src_blocks,
-        .tap_offset = offsets,
-        .n_taps = phase->n_taps,
-        .filter = pass->packed + first * NN_CPU_BLOCK * depth * sweep->n_taps +
-                  phase->first_tap * depth * NN_CPU_BLOCK * n_blocks,
-        .bias = pass->bias == NULL ? NULL : pass->bias + first * NN_CPU_BLOCK,
-        .y = pass->dst +
-             ((image * sweep->dst_blocks + first) * sweep->dst_h + phase->first_h +
-              row * sweep->dst_step_h) *
-                 dst_row +
-             phase->first_w * NN_CPU_BLOCK,
-        .y_block_pitch = sweep->dst_h * dst_row,
-        .y_row_pitch = sweep->dst_step_h * dst_row,
-        .y_pixel_pitch = sweep->dst_step_w * NN_CPU_BLOCK,
-        .accumulate = pass->accumulate};
+    const int64_t y = ((image * sweep->dst_blocks + first) * sweep->dst_h + phase->first_h +
+                       row * sweep->dst_step_h) *
+                          dst_row +
+                      phase->first_w * NN_CPU_BLOCK;
+    const nn_conv_tile tile = {.x = x,
+                               .x_block_pitch = sweep->block_floats,
+                               .x_row_pitch = sweep->src_step_h * sweep->row_floats,
+                               .n_blocks = sweep->src_blocks,
+                               .tap_offset = offsets,
+                               .n_taps = phase->n_taps,
+                               .filter = pass->packed +
+                                         first * NN_CPU_BLOCK * depth * sweep->n_taps +
+                                         phase->first_tap * depth * NN_CPU_BLOCK * n_blocks,
+                               .epilogue = epilogue_at(pass, first, y),
+                               .y = pass->dst + y,
+                               .y_block_pitch = sweep->dst_h * dst_row,
+                               .y_row_pitch = sweep->dst_step_h * dst_row,
+                               .y_pixel_pitch = sweep->dst_step_w * NN_CPU_BLOCK,
+                               .accumulate = pass->accumulate};
     run_rows(sweep, tile, n_blocks, n_rows, phase->w);
 }
 
@@ -381,6 +400,8 @@ static void run_direct_tile(const sweep_pass *pass, nn_cpu_span groups, int64_t 
     for (int64_t i = 0; i < groups.n; i++) {
         const int64_t group = groups.first + i, first = group * NN_TILE_BLOCKS;
         const int n_blocks = nn_conv_group_blocks(sweep->dst_blocks, group);
+        const int64_t y = (image * sweep->dst_blocks + first) * dst_plane +
+                          pixels.first * NN_CPU_BLOCK;
         const nn_conv_tile tile = {
             .x = pass->src + image * sweep->src_blocks * sweep->block_floats +
                  pixels.first * sweep->lanes,
@@ -389,9 +410,8 @@ static void run_direct_tile(const sweep_pass *pass, nn_cpu_span groups, int64_t 
             .tap_offset = &no_offset,
             .n_taps = 1,
             .filter = pass->packed + first * NN_CPU_BLOCK * depth,
-            .bias = pass->bias == NULL ? NULL : pass->bias + first * NN_CPU_BLOCK,
-            .y = pass->dst + (image * sweep->dst_blocks + first) * dst_plane +
-                 pixels.first * NN_CPU_BLOCK,
+            .epilogue = epilogue_at(pass, first, y),
+            .y = pass->dst + y,
             .y_block_pitch = dst_plane,
             .y_pixel_pitch = NN_CPU_BLOCK,
             .accumulate = pass->accumulate,
@@ -442,13 +462,13 @@ static void sweep_chunk(void *arg, int64_t chunk_idx, int thread_idx)
 }
 
 void nn_conv_sweep_run(nn_backend *backend, const nn_conv_sweep *sweep, const float *src,
-                       const float *packed, const float *bias, float *dst, int accumulate,
-                       float *scratch)
+                       const float *packed, const nn_conv_epilogue *epilogue, float *dst,
+                       int accumulate, float *scratch)
 {
     sweep_pass pass = {.sweep = sweep,
                        .src = src,
                        .packed = packed,
-                       .bias = bias,
+                       .epilogue = epilogue,
                        .dst = dst,
                        .scratch = scratch,
                        .accumulate = accumulate};

@@ -1,6 +1,7 @@
 #ifndef NN_BACKENDS_CPU_CONV_SWEEP_INTERNAL_H
 #define NN_BACKENDS_CPU_CONV_SWEEP_INTERNAL_H
 
+#include "nn/backends/cpu/conv_tile_internal.h"
 #include "nn/backends/cpu/cpu_internal.h"
 #include "nn/backends/cpu/simd_internal.h"
 
@@ -62,10 +63,10 @@ int64_t nn_conv_sweep_filter_floats(const nn_conv_sweep *sweep);
 void nn_conv_sweep_pack_filter(nn_backend *backend, const nn_conv_sweep *sweep, const float *filter,
                                int64_t dst_stride, int64_t src_stride, float *packed);
 
-/** bias: dst_blocks * 16 floats, or NULL. scratch: copy_floats for each thread. */
+/** scratch: copy_floats for each thread. */
 void nn_conv_sweep_run(nn_backend *backend, const nn_conv_sweep *sweep, const float *src,
-                       const float *packed, const float *bias, float *dst, int accumulate,
-                       float *scratch);
+                       const float *packed, const nn_conv_epilogue *epilogue, float *dst,
+                       int accumulate, float *scratch);
 
 /** Copy rows [row, row + n_rows) of dst's index, i.e. the src that they read, of one image. */
 void nn_conv_sweep_copy(const nn_conv_sweep *sweep, const float *src, int64_t image, int64_t row,

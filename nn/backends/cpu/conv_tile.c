@@ -27,23 +27,33 @@ CVY_INLINE_ALWAYS void add_channel(nn_vec sum[MOST_PIXELS][MOST_VECS], const flo
     }
 }
 
+CVY_INLINE_ALWAYS nn_vec load_or(const float *values, int at, float otherwise)
+{
+    return values != NULL ? nn_vec_load(values + at) : nn_vec_all(otherwise);
+}
+
 CVY_INLINE_ALWAYS void store_tile(const nn_conv_tile *tile, nn_vec sum[MOST_PIXELS][MOST_VECS],
                                   tile_form form)
 {
+    const nn_conv_epilogue *epilogue = &tile->epilogue;
     const int n_vecs = form.n_out_blocks * NN_VECS_PER_BLOCK, n_pixels = form.n_pixels;
 
     CVY_UNROLL(16) for (int v = 0; v < n_vecs; v++)
     {
         const int block = v / NN_VECS_PER_BLOCK, lane = v % NN_VECS_PER_BLOCK * NN_VEC_LANES;
-        const nn_vec bias = tile->bias != NULL ? nn_vec_load(tile->bias + v * NN_VEC_LANES)
-                                               : nn_vec_all(0.0f);
+        const nn_vec scale = load_or(epilogue->scale, v * NN_VEC_LANES, 1.0f);
+        const nn_vec shift = load_or(epilogue->shift, v * NN_VEC_LANES, 0.0f);
         CVY_UNROLL(16) for (int i = 0; i < form.n_rows * form.n_pixels; i++)
         {
-            float *y = tile->y + block * tile->y_block_pitch + i / n_pixels * tile->y_row_pitch +
-                       i % n_pixels * tile->y_pixel_pitch + lane;
-            nn_vec value = sum[i][v] + bias;
-            if (tile->accumulate) value += nn_vec_load(y);
-            nn_vec_store(y, value);
+            const int64_t at = block * tile->y_block_pitch + i / n_pixels * tile->y_row_pitch +
+                               i % n_pixels * tile->y_pixel_pitch + lane;
+            nn_vec value = sum[i][v] * scale + shift;
+            if (tile->accumulate) value += nn_vec_load(tile->y + at);
+            if (epilogue->residual != NULL) value += nn_vec_load(epilogue->residual + at);
+            /* A NaN stays one: NaN <= 0 is false. */
+            if (epilogue->is_relu)
+                value = nn_vec_where(~(nn_mask)(value <= nn_vec_all(0.0f)), value);
+            nn_vec_store(tile->y + at, value);
         }
     }
 }

@@ -6,10 +6,21 @@
 #include <stdint.h>
 
 /**
+ * What becomes of a sum when it is written, y = f(sum * scale + shift (+ y) + residual), where f is
+ * the rectifier or nothing. Plain convolutions shift by their bias; in evaluation batch norm is a
+ * scale and a shift.
+ */
+typedef struct nn_conv_epilogue {
+    const float *scale, *shift; /* stored channels of y; NULL: 1, 0 */
+    const float *residual;      /* laid out as y; NULL: none */
+    int is_relu;
+} nn_conv_epilogue;
+
+/**
  * The innermost product of convolutions: a tile of output pixels by one or two blocks of output
  * channels, summed in registers over all inputs and taps and written once.
  *
- *     y[pixel][k] (+)= bias[k] + sum over block, tap, c of
+ *     y[pixel][k] (+)= epilogue of the sum over block, tap, c of
  *         x[block * x_block_pitch + tap_offset[tap] + pixel * 16 + c] * filter[block][tap][c][k]
  *
  * The sum of an output runs over blocks, taps and channels in this order, whatever the tile.
@@ -21,8 +32,8 @@ typedef struct nn_conv_tile {
     int64_t n_blocks;          /* of input channels */
     const int64_t *tap_offset; /* [n_taps] floats */
     int64_t n_taps;
-    const float *filter; /* (n_blocks, n_taps, 16, 16 * blocks of output channels) */
-    const float *bias;   /* (16 * blocks of output channels), or NULL */
+    const float *filter;       /* (n_blocks, n_taps, 16, 16 * blocks of output channels) */
+    nn_conv_epilogue epilogue; /* at the tile's first channel and pixel */
     float *y;
     int64_t y_block_pitch, y_row_pitch, y_pixel_pitch;
     int accumulate;
@@ -38,7 +49,8 @@ static inline int nn_conv_tile_max_pixels(int n_out_blocks)
 /** Compute n_rows (1 or 2) rows of n_pixels pixels; n_rows * n_pixels fits the most. */
 void nn_conv_tile_run(const nn_conv_tile *tile, int n_out_blocks, int n_rows, int n_pixels);
 /** The same with one input channel per tap, pixels beside each other: n_blocks is 1, and
- *     y[pixel][k] (+)= bias[k] + sum over tap of x[tap_offset[tap] + pixel] * filter[tap][k]. */
+ *     y[pixel][k] (+)= epilogue of the sum over tap of x[tap_offset[tap] + pixel] * filter[tap][k].
+ */
 void nn_conv_tile_run_planes(const nn_conv_tile *tile, int n_out_blocks, int n_pixels);
 
 #endif

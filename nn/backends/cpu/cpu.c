@@ -95,6 +95,7 @@ const nn_backend_ops nn_backend_cpu = {
     .copy_rows = nn_cpu_copy_rows,
     .conv2d_workspace_bytes = nn_cpu_conv2d_workspace_bytes,
     .conv2d_forward = nn_cpu_conv2d_forward,
+    .conv2d_tail_forward = nn_cpu_conv2d_tail_forward,
     .conv2d_backward_data = nn_cpu_conv2d_backward_data,
     .conv2d_backward_filter = nn_cpu_conv2d_backward_filter,
     .dense_forward = nn_cpu_dense_forward,

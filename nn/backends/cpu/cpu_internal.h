@@ -90,6 +90,9 @@ cvy_status nn_cpu_relu_backward(nn_backend *backend, int64_t n, const float *y, 
 size_t nn_cpu_conv2d_workspace_bytes(nn_backend *backend, const nn_conv2d_geom *geom);
 cvy_status nn_cpu_conv2d_forward(nn_backend *backend, const nn_conv2d_geom *geom, const float *x,
                                  const float *filter, const float *bias, float *y, void *workspace);
+cvy_status nn_cpu_conv2d_tail_forward(nn_backend *backend, const nn_conv2d_geom *geom,
+                                      const float *x, const float *filter, const float *bias,
+                                      const nn_conv_tail *tail, float *y, void *workspace);
 cvy_status nn_cpu_conv2d_backward_data(nn_backend *backend, const nn_conv2d_geom *geom,
                                        const float *dy, const float *filter, float *dx,
                                        int accumulate, void *workspace);
