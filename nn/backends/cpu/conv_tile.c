@@ -76,7 +76,7 @@ CVY_INLINE_ALWAYS void fetch_x(const nn_conv_tile *tile, const float *x0, tile_f
 {
     CVY_UNROLL(16) for (int i = 0; i < form.n_rows * form.n_pixels; i++)
     {
-        CVY_PREFETCH_READ(x0 + tile->fetch + i / form.n_pixels * tile->x_row_pitch +
+        CVY_PREFETCH_NEAR(x0 + tile->fetch + i / form.n_pixels * tile->x_row_pitch +
                           i % form.n_pixels * NN_CPU_BLOCK);
     }
 }
