@@ -1,15 +1,16 @@
 /* Times steps of one net on synthetic data; one JSON line, or a table of its layers. */
 
 #include "bench/harness.h"
-#include "bench/layer_table.h"
-#include "bench/stepper.h"
-#include "nn/model.h"
+#include "launch/bench_report.h"
+#include "launch/figures.h"
+#include "launch/stepper.h"
 
+#include <errno.h>
 #include <getopt.h>
 #include <stdio.h>
 #include <string.h>
 
-enum { MAX_THREADS = 1024, MAX_STEPS = 1000000, MAX_CLASSES = 10000000, MAX_EXTENT = 1 << 20 };
+enum { MAX_THREADS = 1024, MAX_STEPS = 1000000, MAX_CLASSES = 10000000, MAX_MINIBATCH = 1 << 20 };
 
 static const char usage_text[] =
     "usage: bench_step --arch NAME [options]\n"
@@ -22,26 +23,19 @@ static const char usage_text[] =
     "  --backend NAME    backend (default cpu)\n"
     "  --warmup N        steps before the clock starts (default 2)\n"
     "  --steps N         steps to time (default 10)\n"
-    "  --layers          a table of layers, the slowest first, behind the figures\n"
+    "  --layers          a table of layers and passes, the slowest first, behind the figures\n"
     "  --serve           answer each line 'run N' on stdin with the figures of N steps\n";
 
 typedef struct step_options {
-    stepper_options net;
+    launch_stepper_options net;
     int64_t steps, warmup;
     int has_layers, is_server, is_help;
 } step_options;
 
 static cvy_status parse_image(const char *text, nn_shape *out)
 {
-    long long c = 0, h = 0, w = 0;
-    char rest = 0;
-
-    if (sscanf(text, "%9lldx%9lldx%9lld%c", &c, &h, &w, &rest) != 3 || c < 1 || h < 1 || w < 1 ||
-        c > MAX_EXTENT || h > MAX_EXTENT || w > MAX_EXTENT) {
-        return CVY_FAIL(CVY_ERR_USAGE, "--image is '%s', expected CxHxW such as 3x224x224", text);
-    }
-    *out = nn_shape_of(3, (const int64_t[]){c, h, w});
-    return CVY_OK;
+    if (launch_image_parse(text, out) == CVY_OK) return CVY_OK;
+    return CVY_FAIL(CVY_ERR_USAGE, "--image is '%s', expected CxHxW such as 3x224x224", text);
 }
 
 static cvy_status parse_mode(const char *text, int *out)
@@ -50,19 +44,6 @@ static cvy_status parse_mode(const char *text, int *out)
         return CVY_FAIL(CVY_ERR_USAGE, "--mode is '%s', expected train or eval", text);
     *out = strcmp(text, "train") == 0;
     return CVY_OK;
-}
-
-/* What was not given follows from the net. */
-static cvy_status complete(stepper_options *net)
-{
-    enum { LARGE = 64 };
-    if (net->arch == NULL) return CVY_FAIL(CVY_ERR_USAGE, "--arch is missing");
-    const nn_model_arch *arch = nn_model_find(net->arch);
-    if (net->image.n_dims == 0 && arch != NULL) {
-        net->image = nn_shape_of(3, (const int64_t[]){arch->channels, arch->height, arch->width});
-    }
-    if (net->classes == 0) net->classes = net->image.dim[1] >= LARGE ? 1000 : 10;
-    return CVY_OK; /* an unknown name is told, with the nearest, when the net is built */
 }
 
 static cvy_status parse_one(int c, step_options *o)
@@ -81,7 +62,7 @@ static cvy_status parse_one(int c, step_options *o)
     case 'c':
         return bench_parse_count("--classes", optarg, 1, MAX_CLASSES, &o->net.classes);
     case 'm':
-        return bench_parse_count("--minibatch", optarg, 1, MAX_EXTENT, &o->net.minibatch);
+        return bench_parse_count("--minibatch", optarg, 1, MAX_MINIBATCH, &o->net.minibatch);
     case 't':
         return bench_parse_count("--threads", optarg, 1, MAX_THREADS, &o->net.threads);
     case 'n':
@@ -136,33 +117,59 @@ static cvy_status parse(int argc, char **argv, step_options *out)
     }
     if (options.has_layers && options.is_server)
         return CVY_FAIL(CVY_ERR_USAGE, "--layers and --serve exclude each other");
-    CVY_RETURN_IF_ERR(complete(&options.net));
+    if (options.net.arch == NULL) return CVY_FAIL(CVY_ERR_USAGE, "--arch is missing");
+    launch_stepper_complete(&options.net);
     *out = options;
     return CVY_OK;
 }
 
-static cvy_status measure(const step_options *options, stepper *s)
+static cvy_status measure_steps(void *arg, int64_t n, json_t **out)
 {
-    for (int64_t i = 0; i < options->warmup; i++) CVY_RETURN_IF_ERR(stepper_step(s));
+    launch_step_figures figures;
+
+    CVY_RETURN_IF_ERR(launch_stepper_measure(arg, n, &figures));
+    *out = launch_stepper_json(arg, &figures);
+    return *out != NULL ? CVY_OK : CVY_FAIL(CVY_ERR_NO_MEMORY, "a line of figures");
+}
+
+/* The figures, and the table without the machine's ceilings: `convoy bench` measures them too. */
+static cvy_status measure_layers(const step_options *options, launch_stepper *s)
+{
+    launch_step_figures figures;
+    launch_table table;
+
+    CVY_RETURN_IF_ERR(launch_stepper_start_profile(s));
+    CVY_RETURN_IF_ERR(launch_stepper_measure(s, options->steps, &figures));
+    CVY_RETURN_IF_ERR(launch_json_print(launch_stepper_json(s, &figures)));
+    CVY_RETURN_IF_ERR(launch_stepper_table(s, figures.time_s.mean, &table));
+    const cvy_status status = launch_report_table(&table, options->net.is_training, NULL);
+    launch_table_free(&table);
+    if (status == CVY_OK && fflush(stdout) != 0)
+        return CVY_FAIL(CVY_ERR_CANNOT_WRITE, "write to stdout: %s", strerror(errno));
+    return status;
+}
+
+static cvy_status measure(const step_options *options, launch_stepper *s)
+{
+    for (int64_t i = 0; i < options->warmup; i++) CVY_RETURN_IF_ERR(launch_stepper_step(s));
     if (options->is_server) {
-        CVY_RETURN_IF_ERR(bench_print(json_pack("{s:s}", "ready", "convoy")));
-        return bench_serve(stepper_measure, s);
+        CVY_RETURN_IF_ERR(launch_json_print(json_pack("{s:s}", "ready", "convoy")));
+        return bench_serve(measure_steps, s);
     }
-    nn_net_set_profile(s->net, options->has_layers);
-    CVY_RETURN_IF_ERR(bench_run_once(stepper_measure, s, options->steps));
-    return options->has_layers ? layer_table_print(s->graph, s->net) : CVY_OK;
+    return options->has_layers ? measure_layers(options, s)
+                               : bench_run_once(measure_steps, s, options->steps);
 }
 
 int main(int argc, char **argv)
 {
     step_options options = {0};
-    stepper s = {0};
+    launch_stepper s = {0};
     cvy_status status = parse(argc, argv, &options);
 
     if (status != CVY_OK) return cvy_status_exit_code(status);
     if (options.is_help) return fputs(usage_text, stdout) == EOF ? 1 : 0;
-    status = stepper_open(&options.net, &s);
+    status = launch_stepper_open(&options.net, &s);
     if (status == CVY_OK) status = measure(&options, &s);
-    stepper_close(&s);
+    launch_stepper_close(&s);
     return cvy_status_exit_code(status);
 }

@@ -1,5 +1,7 @@
 #include "bench/harness.h"
 
+#include "launch/figures.h"
+
 #include <errno.h>
 #include <limits.h>
 #include <stdio.h>
@@ -7,37 +9,6 @@
 #include <string.h>
 
 enum { LINE_SIZE = 256, MAX_REPETITIONS = 1000000 };
-
-static int compare_doubles(const void *a, const void *b)
-{
-    const double x = *(const double *)a, y = *(const double *)b;
-
-    return (x > y) - (x < y);
-}
-
-bench_spread bench_spread_of(double *values, int64_t n)
-{
-    CVY_ASSERT(n >= 1);
-    qsort(values, (size_t)n, sizeof *values, compare_doubles);
-    return (bench_spread){.median = (values[(n - 1) / 2] + values[n / 2]) / 2,
-                          .min = values[0],
-                          .max = values[n - 1]};
-}
-
-int64_t bench_peak_rss_bytes(void)
-{
-    /* VmHWM and not getrusage: the latter starts with the parent's size after fork and exec. */
-    char line[LINE_SIZE];
-    long long kib = 0;
-    FILE *file = fopen("/proc/self/status", "r");
-
-    if (file == NULL) return 0;
-    while (fgets(line, sizeof line, file) != NULL) {
-        if (sscanf(line, "VmHWM: %lld", &kib) == 1) break;
-    }
-    fclose(file);
-    return (int64_t)kib * 1024;
-}
 
 cvy_status bench_parse_count(const char *option, const char *text, int64_t min, int64_t max,
                              int64_t *out)
@@ -54,22 +25,12 @@ cvy_status bench_parse_count(const char *option, const char *text, int64_t min, 
     return CVY_OK;
 }
 
-cvy_status bench_print(json_t *object)
-{
-    if (object == NULL) return CVY_FAIL(CVY_ERR_NO_MEMORY, "a line of figures");
-    const int is_bad = json_dumpf(object, stdout, JSON_COMPACT | JSON_REAL_PRECISION(6)) != 0;
-    json_decref(object);
-    if (is_bad || putchar('\n') == EOF || fflush(stdout) != 0)
-        return CVY_FAIL(CVY_ERR_IO, "write to stdout: %s", strerror(errno));
-    return CVY_OK;
-}
-
 cvy_status bench_run_once(bench_measure measure, void *arg, int64_t n)
 {
     json_t *object = NULL;
 
     CVY_RETURN_IF_ERR(measure(arg, n, &object));
-    return bench_print(object);
+    return launch_json_print(object);
 }
 
 cvy_status bench_serve(bench_measure measure, void *arg)

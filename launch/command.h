@@ -41,7 +41,7 @@ typedef struct launch_command {
 } launch_command;
 
 extern const launch_command launch_cmd_train, launch_cmd_eval, launch_cmd_predict,
-    launch_cmd_import, launch_cmd_inspect, launch_cmd_report, launch_cmd_help;
+    launch_cmd_import, launch_cmd_inspect, launch_cmd_report, launch_cmd_bench, launch_cmd_help;
 
 int launch_command_count(void);
 const launch_command *launch_command_at(int idx);

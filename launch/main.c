@@ -9,7 +9,7 @@
 /* The only list of subcommands. */
 static const launch_command *const command_table[] = {
     &launch_cmd_train,   &launch_cmd_eval,   &launch_cmd_predict, &launch_cmd_import,
-    &launch_cmd_inspect, &launch_cmd_report, &launch_cmd_help,
+    &launch_cmd_inspect, &launch_cmd_report, &launch_cmd_bench,   &launch_cmd_help,
 };
 
 enum { N_COMMANDS = sizeof command_table / sizeof command_table[0], EXIT_USAGE = 64 };

@@ -161,7 +161,8 @@ struct nn_backend_ops {
                                       const float *x, const float *filter, const float *bias,
                                       const nn_conv_tail *tail, float *y, void *workspace);
 
-    /* dense: y[n,k] = bias[k] + sum_c x[n,c] weight[k,c]; bias, dbias, dx may be NULL. */
+    /* dense: y[n,k] = bias[k] + sum_c x[n,c] weight[k,c]; bias may be NULL, and so may each of dx,
+     * dweight and dbias: not wanted. */
     cvy_status (*dense_forward)(nn_backend *backend, int64_t n, int64_t c, int64_t k,
                                 const float *x, const float *weight, const float *bias, float *y);
     cvy_status (*dense_backward)(nn_backend *backend, int64_t n, int64_t c, int64_t k,

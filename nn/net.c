@@ -127,3 +127,13 @@ const nn_layer_time *nn_net_profile(const nn_net *net)
 {
     return net->times;
 }
+
+int nn_net_runs_at(const nn_net *net, int layer_idx)
+{
+    return nn_plan_runs_at(net->plan, layer_idx);
+}
+
+int nn_net_has_gradient(const nn_net *net, nn_value value)
+{
+    return net->plan->grad[value] != NN_NO_BLOCK;
+}

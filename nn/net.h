@@ -68,4 +68,11 @@ typedef struct nn_layer_time {
 void nn_net_set_profile(nn_net *net, int is_on);
 const nn_layer_time *nn_net_profile(const nn_net *net); /* one per layer of the graph */
 
+/** The layer at whose turn a layer runs, and where the profile has its time, forward and backward:
+ *  itself, or the last layer of a chain that the backend does in one sweep. */
+int nn_net_runs_at(const nn_net *net, int layer_idx);
+/** Whether backward passes compute the gradient of a value: in training, where trained parameters
+ *  lie before it and the loss behind it, or a layer must write it anyway. */
+int nn_net_has_gradient(const nn_net *net, nn_value value);
+
 #endif

@@ -403,7 +403,8 @@ static const dense_case dense_cases[] = {
     {"images in blocks", 300, 9, 4},
 };
 
-/* out: y with bias, y without, dx, dx added, dweight, dbias, dweight alone (no dx, no dbias). */
+/* out: y with bias, y without, dx, dx added, dweight, dbias, dweight alone (no dx, no dbias), dx
+ * alone. */
 static void run_dense(nn_backend *backend, const void *arg, float *out)
 {
     const dense_case *test = arg;
@@ -422,6 +423,8 @@ static void run_dense(nn_backend *backend, const void *arg, float *out)
                                   dweight + k * c));
     assert_ok(
         ops->dense_backward(backend, n, c, k, x, weight, dy, NULL, 0, dweight + k * c + k, NULL));
+    assert_ok(ops->dense_backward(backend, n, c, k, x, weight, dy, dweight + 2 * k * c + k, 0, NULL,
+                                  NULL));
     cvy_free(x);
     cvy_free(weight);
     cvy_free(bias);
@@ -433,7 +436,8 @@ static void dense_every_shape_is_as_reference_at_any_thread_count(void **state)
     (void)state;
     for (size_t i = 0; i < sizeof dense_cases / sizeof dense_cases[0]; i++) {
         const dense_case *test = &dense_cases[i];
-        const int64_t n_out = 2 * test->n * (test->k + test->c) + 2 * test->k * test->c + test->k;
+        const int64_t n_out = test->n * (2 * test->k + 3 * test->c) + 2 * test->k * test->c +
+                              test->k;
         /* Sums of up to 601 products below 1 in float. */
         kernel_check(test->what, run_dense, test, n_out, 1e-5);
     }

@@ -91,6 +91,8 @@ cvy_status nn_cpu_dense_backward(nn_backend *backend, int64_t n, int64_t c, int6
         nn_cpu_run(backend, nn_cpu_div_up(n, BLOCK_N) * nn_cpu_div_up(c, BLOCK_C),
                    input_gradient_chunk, &pass);
     }
-    nn_cpu_run(backend, nn_cpu_div_up(k, BLOCK_K), weight_gradient_chunk, &pass);
+    if (dweight != NULL) {
+        nn_cpu_run(backend, nn_cpu_div_up(k, BLOCK_K), weight_gradient_chunk, &pass);
+    }
     return CVY_OK;
 }

@@ -36,7 +36,7 @@ cvy_status nn_ref_dense_backward(nn_backend *backend, int64_t n, int64_t c, int6
 {
     (void)backend;
     if (dx != NULL) input_gradient(n, c, k, weight, dy, dx, accumulate);
-    for (int64_t col = 0; col < k; col++) {
+    for (int64_t col = 0; dweight != NULL && col < k; col++) {
         for (int64_t i = 0; i < c; i++) {
             double sum = 0.0;
             for (int64_t row = 0; row < n; row++) {

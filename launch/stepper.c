@@ -1,23 +1,55 @@
-#include "bench/stepper.h"
+#include "launch/stepper.h"
 
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/hash.h"
 #include "base/rng.h"
-#include "bench/harness.h"
 #include "nn/model.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 static const uint64_t seed = 1;
 static const double rate = 1e-3; /* low: labels are random and the run must stay finite */
 
-/* Standard normal images and uniform labels, the same at every run. */
-static cvy_status make_batch(stepper *s)
+cvy_status launch_image_parse(const char *text, nn_shape *out)
 {
-    const stepper_options *options = s->options;
+    enum { MAX_EXTENT = 1 << 20 };
+    long long c = 0, h = 0, w = 0;
+    char rest = 0;
+
+    if (sscanf(text, "%9lldx%9lldx%9lld%c", &c, &h, &w, &rest) != 3 || c < 1 || h < 1 || w < 1 ||
+        c > MAX_EXTENT || h > MAX_EXTENT || w > MAX_EXTENT)
+        return CVY_ERR_USAGE;
+    *out = nn_shape_of(3, (const int64_t[]){c, h, w});
+    return CVY_OK;
+}
+
+int64_t launch_default_classes(const nn_shape *image)
+{
+    enum { LARGE = 64 };
+
+    return image->dim[1] >= LARGE ? 1000 : 10;
+}
+
+void launch_stepper_complete(launch_stepper_options *options)
+{
+    const nn_model_arch *arch = nn_model_find(options->arch);
+
+    if (options->image.n_dims == 0 && arch != NULL) {
+        options->image = nn_shape_of(3,
+                                     (const int64_t[]){arch->channels, arch->height, arch->width});
+    }
+    if (options->classes == 0) options->classes = launch_default_classes(&options->image);
+}
+
+/* Standard normal images and uniform labels, the same at every run. */
+static cvy_status make_batch(launch_stepper *s)
+{
+    const launch_stepper_options *options = s->options;
     const nn_shape batch = nn_graph_shape(s->graph, 0);
+    const nn_shape logits = nn_graph_shape(s->graph, nn_graph_logits(s->graph));
     const int64_t n_elems = nn_shape_n_elems(&batch);
     cvy_rng rng = cvy_rng_open(seed, CVY_RNG_TEST, 0, 0);
 
@@ -27,11 +59,11 @@ static cvy_status make_batch(stepper *s)
         return CVY_FAIL(CVY_ERR_NO_MEMORY, "%lld images", (long long)options->minibatch);
     for (int64_t i = 0; i < n_elems; i++) s->images[i] = cvy_rng_normal(&rng);
     for (int64_t i = 0; i < options->minibatch; i++)
-        s->labels[i] = (int32_t)cvy_rng_below(&rng, (uint32_t)options->classes);
+        s->labels[i] = (int32_t)cvy_rng_below(&rng, (uint32_t)logits.dim[1]);
     return CVY_OK;
 }
 
-static cvy_status alloc_flat(stepper *s, float **out)
+static cvy_status alloc_flat(launch_stepper *s, float **out)
 {
     const int64_t n = nn_graph_params(s->graph)->n_elems;
 
@@ -40,7 +72,7 @@ static cvy_status alloc_flat(stepper *s, float **out)
     return s->backend->ops->fill(s->backend, n, 0.0f, *out);
 }
 
-static cvy_status make_weights(stepper *s)
+static cvy_status make_weights(launch_stepper *s)
 {
     const nn_params *params = nn_graph_params(s->graph);
     const size_t size_bytes = (size_t)params->n_elems * sizeof(float);
@@ -61,7 +93,7 @@ end:
     return status;
 }
 
-static cvy_status make_training(stepper *s)
+static cvy_status make_training(launch_stepper *s)
 {
     CVY_RETURN_IF_ERR(nn_optimizer_create(NULL, &s->optimizer));
     CVY_RETURN_IF_ERR(alloc_flat(s, &s->grads));
@@ -70,24 +102,30 @@ static cvy_status make_training(stepper *s)
     return CVY_OK;
 }
 
-cvy_status stepper_open(const stepper_options *options, stepper *out)
+cvy_status launch_stepper_open(const launch_stepper_options *options, launch_stepper *out)
 {
     const nn_backend_options backend = {.n_threads = (int)options->threads};
     const nn_model_options model = {.arch = options->arch, .classes = options->classes};
     const nn_net_options net = {.is_inference = !options->is_training};
 
-    *out = (stepper){.options = options};
+    *out = (launch_stepper){.options = options};
     CVY_RETURN_IF_ERR(nn_backend_open(options->backend, &backend, &out->backend));
-    CVY_RETURN_IF_ERR(
-        nn_model_build_arch(&model, options->minibatch, &options->image, &out->graph));
+    if (options->model != NULL) {
+        CVY_RETURN_IF_ERR(
+            nn_model_build(options->model, options->minibatch, &options->image, &out->graph));
+    } else {
+        CVY_RETURN_IF_ERR(
+            nn_model_build_arch(&model, options->minibatch, &options->image, &out->graph));
+    }
     CVY_RETURN_IF_ERR(nn_net_create(out->backend, out->graph, &net, &out->net));
     CVY_RETURN_IF_ERR(make_batch(out));
     CVY_RETURN_IF_ERR(make_weights(out));
     return options->is_training ? make_training(out) : CVY_OK;
 }
 
-void stepper_close(stepper *s)
+void launch_stepper_close(launch_stepper *s)
 {
+    launch_pass_split_close(&s->split);
     if (s->backend != NULL) {
         const nn_backend_ops *ops = s->backend->ops;
         for (int i = 0; i < NN_OPTIMIZER_MAX_STATES; i++) {
@@ -104,7 +142,7 @@ void stepper_close(stepper *s)
     nn_backend_close(&s->backend);
 }
 
-static cvy_status train_step(stepper *s, const nn_batch *batch)
+static cvy_status train_step(launch_stepper *s, const nn_batch *batch)
 {
     const nn_params *params = nn_graph_params(s->graph);
     const nn_update update = {
@@ -113,9 +151,11 @@ static cvy_status train_step(stepper *s, const nn_batch *batch)
 
     CVY_RETURN_IF_ERR(nn_net_forward(s->net, batch, s->weights, s->grads));
     CVY_RETURN_IF_ERR(nn_net_backward(s->net, batch, s->weights, s->grads, NULL, NULL));
+    const double start_s = cvy_clock_now_s();
     CVY_RETURN_IF_ERR(nn_optimizer_update(s->optimizer, s->backend, params, &update, 0,
                                           params->n_elems, s->grads, s->state, s->weights));
     CVY_RETURN_IF_ERR(s->backend->ops->sync(s->backend));
+    s->update_s += cvy_clock_now_s() - start_s;
     for (int64_t i = 0; i < batch->n; i++) sum += (double)nn_net_outcome(s->net)->loss[i];
     s->loss = sum / (double)batch->n;
     if (!isfinite(s->loss)) {
@@ -125,7 +165,7 @@ static cvy_status train_step(stepper *s, const nn_batch *batch)
     return CVY_OK;
 }
 
-cvy_status stepper_step(stepper *s)
+cvy_status launch_stepper_step(launch_stepper *s)
 {
     const nn_batch batch = {.n = s->options->minibatch,
                             .images = s->images,
@@ -145,20 +185,8 @@ cvy_status stepper_step(stepper *s)
     return CVY_OK;
 }
 
-int64_t stepper_multiply_adds(const stepper *s)
-{
-    int64_t sum = 0;
-
-    for (int i = 0; i < nn_graph_n_layers(s->graph); i++) {
-        const nn_graph_layer *layer = nn_graph_layer_at(s->graph, i);
-        const int n_passes = !s->options->is_training ? 1 : layer->input[0] == 0 ? 2 : 3;
-        sum += n_passes * layer->plan.multiply_adds;
-    }
-    return sum;
-}
-
 /* Digits of a hash of all weights: equal for equal bits. */
-static cvy_status weights_text(stepper *s, char out[17])
+static cvy_status weights_text(launch_stepper *s, char out[17])
 {
     const size_t size_bytes = (size_t)nn_graph_params(s->graph)->tail_offset * sizeof(float);
     float *host = cvy_alloc(size_bytes);
@@ -171,51 +199,88 @@ static cvy_status weights_text(stepper *s, char out[17])
     return status;
 }
 
-static json_t *result(const stepper *s, int64_t n, const bench_spread *time_s, const char *weights)
+json_t *launch_stepper_json(const launch_stepper *s, const launch_step_figures *figures)
 {
-    const stepper_options *options = s->options;
-    const int64_t multiply_adds = stepper_multiply_adds(s);
+    const launch_stepper_options *options = s->options;
+    const launch_spread *time_s = &figures->time_s;
     json_t *object = json_pack(
-        "{s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:f, s:f, s:f, s:f}", "program", "convoy", "arch",
+        "{s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f}", "program", "convoy", "arch",
         options->arch, "backend", s->backend->ops->name, "mode",
         options->is_training ? "train" : "eval", "minibatch", (json_int_t)options->minibatch,
-        "threads", (json_int_t)options->threads, "steps", (json_int_t)n, "step_median_s",
-        time_s->median, "step_min_s", time_s->min, "step_max_s", time_s->max, "images_per_s",
-        (double)options->minibatch / time_s->median);
-    json_t *rest = json_pack("{s:I, s:f, s:I, s:I, s:s}", "multiply_adds",
-                             (json_int_t)multiply_adds, "gflops",
-                             2e-9 * (double)multiply_adds / time_s->median, "peak_rss_bytes",
-                             (json_int_t)bench_peak_rss_bytes(), "arena_bytes",
-                             (json_int_t)nn_net_arena_bytes(s->net), "weights_xxh3", weights);
-    int is_bad = object == NULL || rest == NULL || json_object_update(object, rest) != 0;
+        "threads", (json_int_t)options->threads, "steps", (json_int_t)figures->n_steps,
+        "step_median_s", time_s->median, "step_mean_s", time_s->mean, "step_min_s", time_s->min,
+        "step_max_s", time_s->max, "images_per_s", (double)options->minibatch / time_s->median);
+    const struct {
+        const char *key;
+        json_t *value;
+    } rest[] = {
+        {"multiply_adds", json_integer((json_int_t)figures->multiply_adds)},
+        {"gflops", json_real(2e-9 * (double)figures->multiply_adds / time_s->median)},
+        {"peak_rss_bytes", json_integer((json_int_t)figures->peak_rss_bytes)},
+        {"arena_bytes", json_integer((json_int_t)nn_net_arena_bytes(s->net))},
+        {"weights_xxh3", json_string(figures->weights_xxh3)},
+    };
 
-    json_decref(rest);
-    if (!is_bad && options->is_training)
-        is_bad = json_object_set_new(object, "loss", json_real(s->loss)) != 0;
-    if (!is_bad) return object;
-    json_decref(object);
-    return NULL;
+    for (size_t i = 0; i < sizeof rest / sizeof rest[0]; i++)
+        object = launch_json_with(object, rest[i].key, rest[i].value);
+    return options->is_training ? launch_json_with(object, "loss", json_real(s->loss)) : object;
 }
 
-cvy_status stepper_measure(void *arg, int64_t n, json_t **out)
+cvy_status launch_stepper_measure(launch_stepper *s, int64_t n, launch_step_figures *out)
 {
-    stepper *s = arg;
-    char weights[17];
+    launch_step_figures figures = {.n_steps = n,
+                                   .multiply_adds = launch_multiply_adds(s->graph, s->net)};
     cvy_status status = CVY_OK;
-    double *times_s = cvy_alloc((size_t)n * sizeof *times_s);
+    double *times_s = cvy_alloc_zero((size_t)n, sizeof *times_s);
 
     if (times_s == NULL) return CVY_FAIL(CVY_ERR_NO_MEMORY, "times of %lld steps", (long long)n);
     for (int64_t i = 0; i < n; i++) {
         const double start_s = cvy_clock_now_s();
-        CVY_GOTO_IF_ERR(end, status, stepper_step(s));
+        CVY_GOTO_IF_ERR(end, status, launch_stepper_step(s));
         times_s[i] = cvy_clock_now_s() - start_s;
     }
-    CVY_GOTO_IF_ERR(end, status, weights_text(s, weights));
-    const bench_spread spread = bench_spread_of(times_s, n);
-    *out = result(s, n, &spread, weights);
-    if (*out == NULL) status = CVY_FAIL(CVY_ERR_NO_MEMORY, "a line of figures");
+    figures.peak_rss_bytes = launch_peak_rss_bytes();
+    CVY_GOTO_IF_ERR(end, status, weights_text(s, figures.weights_xxh3));
+    figures.time_s = launch_spread_of(times_s, n);
+    *out = figures;
 
 end:
     cvy_free(times_s);
+    return status;
+}
+
+cvy_status launch_stepper_start_profile(launch_stepper *s)
+{
+    if (s->options->is_training) {
+        CVY_RETURN_IF_ERR(launch_pass_split_open(s->backend, nn_graph_params(s->graph),
+                                                 nn_graph_n_layers(s->graph), s->grads, &s->split));
+    }
+    nn_net_set_profile(s->net, 1);
+    s->profile_step = s->step;
+    s->profile_update_s = s->update_s;
+    return CVY_OK;
+}
+
+cvy_status launch_stepper_table(const launch_stepper *s, double step_s, launch_table *out)
+{
+    const int n_layers = nn_graph_n_layers(s->graph);
+    const double n_steps = (double)(s->step - s->profile_step);
+    const nn_layer_time *profile = nn_net_profile(s->net);
+    launch_layer_time *times = cvy_alloc_zero((size_t)n_layers, sizeof *times);
+    launch_table_step step = {.step_s = step_s};
+
+    if (times == NULL) return CVY_FAIL(CVY_ERR_NO_MEMORY, "profile of %d layers", n_layers);
+    for (int i = 0; i < n_layers; i++) {
+        times[i].forward_s = profile[i].forward_s / n_steps;
+        times[i].backward_s = profile[i].backward_s / n_steps;
+        if (s->split == NULL) continue;
+        times[i].filter_s = launch_pass_split_filter_s(s->split)[i] / n_steps;
+    }
+    if (s->optimizer != NULL) {
+        step.update_s = (s->update_s - s->profile_update_s) / n_steps;
+        step.n_states = nn_optimizer_get_ops(s->optimizer)->n_states;
+    }
+    const cvy_status status = launch_table_make(s->graph, s->net, times, &step, out);
+    cvy_free(times);
     return status;
 }
