@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 """Compare training steps of convoy with PyTorch's and with the machine's limit.
 
-Starts bench_step, PyTorch (NCHW and channels last) and bench_peak once per net and lets them take
-turns, so that whatever else happens on the machine meets all of them. Prints rows for RESULTS.md.
+Starts bench_step, PyTorch (NCHW and channels last, one thread and all) and bench_peak once per net
+and lets them take turns, so that whatever else happens on the machine meets all of them. Prints
+rows for RESULTS.md.
 """
 import argparse
 import datetime
+import itertools
 import json
 import math
 import os
@@ -37,6 +39,7 @@ TORCH_ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
     "MALLOC_TOP_PAD_": str(64 * MIB),
 }
+TORCH_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 class Server:
@@ -44,7 +47,7 @@ class Server:
 
     def __init__(self, name, command, environment=None):
         self.name = name
-        self.python = None  # PyTorch's interpreter
+        self.python = self.threads = self.layout = None  # of PyTorch's variants
         self.rounds = []
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -120,30 +123,30 @@ class OtherLoad:
         return max(0.0, busy_s / wall_s)
 
 
-def step_arguments(net, options):
+def step_arguments(net, options, threads):
     arch, image, classes, minibatch, mode = net
     return ["--arch", arch, "--image", image, "--classes", str(classes), "--minibatch",
-            str(options.minibatch or minibatch), "--threads", str(options.threads), "--mode", mode,
+            str(options.minibatch or minibatch), "--threads", str(threads), "--mode", mode,
             "--warmup", "2", "--serve"]
 
 
 def start_servers(net, options, servers):
     """Append convoy, PyTorch's variants and the peak to servers."""
-    arguments = step_arguments(net, options)
-    threads = str(options.threads)
+    arguments = step_arguments(net, options, options.threads)
     programs = options.build / "bench"
-    torch_environment = {**TORCH_ENVIRONMENT, "OMP_NUM_THREADS": threads,
-                         "OPENBLAS_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
     servers.append(Server("convoy", [str(programs / "bench_step"), *arguments]))
-    for python in options.torch_python:
-        for layout in ("NCHW", "channels last"):
-            command = [python, str(HERE / "bench_step_torch.py"), *arguments]
-            if layout != "NCHW":
-                command.append("--channels-last")
-            server = Server(f"PyTorch {layout} ({python})", command, torch_environment)
-            server.python = python
-            servers.append(server)
-    servers.append(Server("peak", [str(programs / "bench_peak"), "--threads", threads, "--serve"]))
+    for python, threads, layout in itertools.product(
+            options.torch_python, options.torch_threads, ("NCHW", "channels last")):
+        command = [python, str(HERE / "bench_step_torch.py"),
+                   *step_arguments(net, options, threads)]
+        if layout != "NCHW":
+            command.append("--channels-last")
+        environment = {**TORCH_ENVIRONMENT, **{name: str(threads) for name in TORCH_THREADS}}
+        server = Server(f"PyTorch {layout}, {threads} threads ({python})", command, environment)
+        server.python, server.threads, server.layout = python, threads, layout
+        servers.append(server)
+    servers.append(Server("peak", [str(programs / "bench_peak"), "--threads", str(options.threads),
+                                  "--serve"]))
 
 
 def compare(name, options):
@@ -190,9 +193,9 @@ def table_row(name, servers, python):
     by_best_step = best_step_s(torches) / best_step_s([convoy])
     figures, theirs = convoy.rounds[-1], best.rounds[-1]
     limit = max(figures["gflops"] for figures in peak.rounds)
-    layout = "channels last" if theirs["channels_last"] else "NCHW"
+    threads = f"{best.threads} thread{'s' if best.threads > 1 else ''}"
     return (f"| {name} | {figures['minibatch']} | {rate_text(convoy.median('images_per_s'))} "
-            f"| {rate_text(best.median('images_per_s'))} ({theirs['version']}, {layout}) "
+            f"| {rate_text(best.median('images_per_s'))} ({theirs['version']}, {best.layout}, {threads}) "
             f"| {statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f}) "
             f"| {by_best_step:.2f} "
             f"| {100 * convoy.median('gflops') / limit:.0f} % of {limit:.0f} GFLOP/s "
@@ -232,6 +235,9 @@ def parse_options():
                         help="a Python that has torch and torchvision; may be repeated "
                         "(default: /usr/bin/python3)")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--torch-threads", type=int, action="append", metavar="N",
+                        help="threads that PyTorch runs with; may be repeated, the best counts "
+                        "(default: 1, and as many as convoy)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--minibatch", type=int, help="instead of each net's own")
     parser.add_argument("--steps", type=int, help="steps per turn (default: --turn-s worth)")
@@ -239,6 +245,7 @@ def parse_options():
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="write all figures there")
     options = parser.parse_args()
     options.torch_python = options.torch_python or ["/usr/bin/python3"]
+    options.torch_threads = options.torch_threads or sorted({1, options.threads})
     unknown = [name for name in options.nets if name not in NETS]
     if unknown:
         parser.error(f"no net {unknown[0]}: {', '.join(NETS)}")
@@ -259,7 +266,7 @@ def main():
         f"; above {QUIET_CORES} only the ratios of best steps mean something")
     print("Cores busy with other work meanwhile: "
           + ", ".join(f"{load:.2f}" for load in loads) + f"{verdict}.\n")
-    print("| net | minibatch | convoy images/s | PyTorch images/s (version, faster layout) "
+    print("| net | minibatch | convoy images/s | PyTorch images/s (version, fastest variant) "
           "| ratio (min-max) | ratio of best steps | convoy's share of the peak "
           "| memory convoy / PyTorch, MiB |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
