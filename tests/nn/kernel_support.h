@@ -126,6 +126,20 @@ static inline void kernel_compare(const char *what, const float *got, const floa
     }
 }
 
+/** What a convolution of numbers on [-1, 1) may be off. A sum of n products of them is about n^0.5
+ * / 3. In float, one after the other or through Winograd's transforms, whose constants go up to 8,
+ * it is off by some 30 roundings. */
+static inline double kernel_conv_tolerance(const nn_conv2d_geom *geom)
+{
+    const int64_t taps = geom->r * geom->s;
+    const int64_t sums[] = {geom->c / geom->groups * taps, geom->k / geom->groups * taps,
+                            geom->n * geom->p * geom->q};
+    int64_t n = 16;
+
+    for (int i = 0; i < 3; i++) n = sums[i] > n ? sums[i] : n;
+    return 4e-6 * sqrt((double)n);
+}
+
 /** Every backend but ref: near to ref, and the same bits at 1, 2, 3 and 4 threads. */
 static inline void kernel_check(const char *what, kernel_case run, const void *arg, int64_t n_out,
                                 double tolerance)

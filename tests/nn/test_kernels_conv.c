@@ -176,19 +176,6 @@ static void run_conv(nn_backend *backend, const void *arg, float *out)
     cvy_free(dy);
 }
 
-/* A sum of n products of numbers on [-1, 1) is about n^0.5 / 3. In float, one after the other or
- * through Winograd's transforms, whose constants go up to 8, it is off by some 30 roundings. */
-static double tolerance_of(const nn_conv2d_geom *geom)
-{
-    const int64_t taps = geom->r * geom->s;
-    const int64_t sums[] = {geom->c / geom->groups * taps, geom->k / geom->groups * taps,
-                            geom->n * geom->p * geom->q};
-    int64_t n = 16;
-
-    for (int i = 0; i < 3; i++) n = sums[i] > n ? sums[i] : n;
-    return 4e-6 * sqrt((double)n);
-}
-
 static void conv2d_every_shape_is_as_reference_at_any_thread_count(void **state)
 {
     (void)state;
@@ -196,7 +183,7 @@ static void conv2d_every_shape_is_as_reference_at_any_thread_count(void **state)
         const nn_conv2d_geom geom = geom_of(&conv_cases[i]);
         const conv_sizes size = sizes_of(&geom);
         kernel_check(conv_cases[i].what, run_conv, &conv_cases[i], n_conv_outputs(&size),
-                     tolerance_of(&geom));
+                     kernel_conv_tolerance(&geom));
     }
 }
 
@@ -303,7 +290,7 @@ static void conv2d_with_a_tail_is_as_its_parts_at_any_thread_count(void **state)
         const conv_sizes size = sizes_of(&geom);
         /* Variances are 0.5 at least. */
         kernel_check(conv_cases[i].what, run_conv_tail, &conv_cases[i], 2 * size.y,
-                     1.5 * tolerance_of(&geom));
+                     1.5 * kernel_conv_tolerance(&geom));
     }
 }
 
