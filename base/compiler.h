@@ -38,14 +38,16 @@
 #define CVY_UNROLL(n)
 #endif
 
-/** Fetches the cache line of an address that will be read, or written, soon; into the second level.
- */
+/** Fetches the cache line of an address that will be read, or written, soon; into the second level,
+ *  or the first (near). */
 #if defined(__GNUC__)
 #define CVY_PREFETCH_READ(address)  __builtin_prefetch(address, 0, 2)
 #define CVY_PREFETCH_WRITE(address) __builtin_prefetch(address, 1, 2)
+#define CVY_PREFETCH_NEAR(address)  __builtin_prefetch(address, 0, 3)
 #else
 #define CVY_PREFETCH_READ(address)  ((void)(address))
 #define CVY_PREFETCH_WRITE(address) ((void)(address))
+#define CVY_PREFETCH_NEAR(address)  ((void)(address))
 #endif
 
 /** Tells the processor that this is a loop that waits for another thread's store. */
