@@ -1,15 +1,15 @@
 #include "nn/backends/cpu/winograd_internal.h"
 
 #include "nn/backends/cpu/conv_sweep_internal.h"
-#include "nn/backends/cpu/conv_tile_internal.h"
 #include "nn/backends/cpu/layout_internal.h"
 
-/* Tiles of a part: twice what registers take, so that a group's filters are read seldom, and
- * the transformed input stays near. */
 enum {
-    TILES_PER_PART = 28,
-    MAX_PARTS = 8,   /* of a chunk; while one is multiplied the next is fetched */
-    MIN_CHUNKS = 64, /* if there is enough work */
+    SMALL_PART = 2 * NN_TILE_PIXELS, /* tiles of a part, so that a few channels stay near */
+    LARGE_PART = 2 * NN_TILE_PIXELS, /* and with many, so that filters are read seldom */
+    LARGE_FROM = 128,                /* channels */
+    MAX_PARTS = 8,                   /* of a chunk; while one is multiplied the next is fetched */
+    MIN_CHUNKS = 64,                 /* if there is enough work */
+    MIN_PARTS = 16,
     SMALLEST_PLANE = 4,
     MANY_GROUPS = 8,       /* of dst channels, which make chunks enough for some threads */
     MANY_FLOATS = 4 << 20, /* of transformed filters, that the last cache does not hold */
@@ -25,10 +25,27 @@ int nn_winograd_fits(const nn_conv2d_geom *geom)
            geom->q >= SMALLEST_PLANE;
 }
 
-/* Transformed filters of a group: (position, block of src, 16, dst channel). */
+/* Transformed filters of a group. */
 static int64_t group_floats(const nn_winograd *wino)
 {
-    return NN_WINO_PLACES * wino->src_blocks * NN_CPU_BLOCK * NN_CPU_BLOCK * NN_TILE_BLOCKS;
+    return NN_WINO_PLACES * nn_wino_filter_pitch(wino->src_blocks, NN_TILE_BLOCKS);
+}
+
+nn_wino_set nn_wino_set_of(int64_t blocks, int64_t width, int64_t n_tiles)
+{
+    /* One line more than there is data: 36 positions at a power of two would share a cache set. */
+    return (nn_wino_set){.blocks = blocks,
+                         .width = width,
+                         .pitch = (nn_cpu_div_up(n_tiles, width) * width * blocks + 1) *
+                                  NN_CPU_BLOCK};
+}
+
+static int64_t tiles_of_part(const nn_winograd *wino)
+{
+    const int is_large = nn_cpu_most(wino->src_c, wino->dst_c) >= LARGE_FROM;
+    const int64_t wanted = nn_cpu_div_up(wino->n_tiles, MIN_PARTS * NN_TILE_PIXELS);
+
+    return nn_cpu_least(is_large ? LARGE_PART : SMALL_PART, wanted * NN_TILE_PIXELS);
 }
 
 static void cut(nn_winograd *wino)
@@ -38,21 +55,20 @@ static void cut(nn_winograd *wino)
     wino->tile_rows = nn_cpu_div_up(wino->dst_h, NN_WINO_OUT);
     wino->tile_cols = nn_cpu_div_up(wino->dst_w, NN_WINO_OUT);
     wino->n_tiles = wino->n * wino->tile_rows * wino->tile_cols;
-    wino->tiles_per_part = nn_cpu_least(TILES_PER_PART, wino->n_tiles);
+    const int64_t n_groups = nn_conv_n_groups(wino->dst_blocks);
+    const int is_by_slabs = n_groups >= MANY_GROUPS && n_groups * group_floats(wino) >= MANY_FLOATS;
+    wino->tiles_per_part = is_by_slabs ? SMALL_PART : tiles_of_part(wino);
     const int64_t n_parts = nn_cpu_div_up(wino->n_tiles, wino->tiles_per_part);
     wino->parts_per_chunk = nn_cpu_most(1, nn_cpu_least(MAX_PARTS, n_parts / MIN_CHUNKS));
-    wino->src_tiles = wino->tiles_per_part;
-    if (nn_conv_n_groups(wino->dst_blocks) >= MANY_GROUPS &&
-        nn_conv_n_groups(wino->dst_blocks) * group_floats(wino) >= MANY_FLOATS) {
-        const int64_t part_floats = NN_WINO_PLACES * wino->src_blocks * NN_CPU_BLOCK *
-                                    TILES_PER_PART;
-        const int64_t n_parts_of_slab = nn_cpu_most(1, SLAB_FLOATS / part_floats);
-        wino->tiles_per_slab = nn_cpu_least(wino->n_tiles, n_parts_of_slab * TILES_PER_PART);
-        wino->src_tiles = wino->tiles_per_slab;
+    int64_t src_tiles = wino->tiles_per_part;
+    if (is_by_slabs) {
+        const int64_t part_floats = NN_WINO_PLACES * wino->src_blocks * NN_CPU_BLOCK * SMALL_PART;
+        src_tiles = nn_cpu_least(n_parts, nn_cpu_most(1, SLAB_FLOATS / part_floats)) * SMALL_PART;
+        wino->tiles_per_slab = src_tiles;
     }
-    /* One line more than there is data: 36 places at a power of two would share one cache set. */
-    wino->src_pitch = (wino->src_blocks * wino->src_tiles + 1) * NN_CPU_BLOCK;
-    wino->dst_pitch = (NN_TILE_BLOCKS * wino->tiles_per_part + 1) * NN_CPU_BLOCK;
+    wino->src_set = nn_wino_set_of(wino->src_blocks, NN_TILE_PIXELS, src_tiles);
+    wino->dst_set = nn_wino_set_of(is_by_slabs ? NN_TILE_BLOCKS : wino->dst_blocks, NN_TILE_PIXELS,
+                                   wino->tiles_per_part);
 }
 
 void nn_winograd_forward(const nn_conv2d_geom *geom, nn_winograd *out)
@@ -96,193 +112,191 @@ typedef struct wino_pass {
     nn_cpu_span slab;
 } wino_pass;
 
-/* taps[tap * 16 + lane] of one src channel and a block of dst channels. */
-static void gather_taps(const wino_pass *pass, int64_t dst_block, int64_t c,
-                        float taps[9 * NN_CPU_BLOCK])
-{
-    const nn_wino_filters *filters = pass->filters;
-    const int64_t first = dst_block * NN_CPU_BLOCK;
-
-    for (int64_t lane = 0; lane < NN_CPU_BLOCK; lane++) {
-        const int exists = first + lane < pass->wino->dst_c && c < pass->wino->src_c;
-        const float *from = filters->at;
-        if (exists) from += (first + lane) * filters->dst_stride + c * filters->src_stride;
-        for (int tap = 0; tap < 9; tap++) {
-            const float value = exists ? from[filters->is_turned ? 8 - tap : tap] : 0.0f;
-            taps[tap * NN_CPU_BLOCK + lane] = value;
-        }
-    }
-}
-
-/* One block of src channels for one group of dst channels, to the group's place. */
-static void transform_filters(const wino_pass *pass, int64_t group, int64_t block, float *out)
-{
-    const nn_winograd *wino = pass->wino;
-    const int n_blocks = nn_conv_group_blocks(wino->dst_blocks, group);
-    const int64_t pitch = wino->src_blocks * NN_CPU_BLOCK * NN_CPU_BLOCK * n_blocks;
-    float taps[9 * NN_CPU_BLOCK];
-
-    for (int64_t lane = 0; lane < NN_CPU_BLOCK; lane++) {
-        const int64_t c = block * NN_CPU_BLOCK + lane;
-        for (int j = 0; j < n_blocks; j++) {
-            gather_taps(pass, group * NN_TILE_BLOCKS + j, c, taps);
-            nn_wino_filter(taps, out + (c * n_blocks + j) * NN_CPU_BLOCK, pitch);
-        }
-    }
-}
-
 static void filter_chunk(void *arg, int64_t chunk_idx, int thread_idx)
 {
     const wino_pass *pass = arg;
     const int64_t group = chunk_idx / pass->wino->src_blocks;
 
     (void)thread_idx;
-    transform_filters(pass, group, chunk_idx % pass->wino->src_blocks,
-                      pass->packed + group * group_floats(pass->wino));
+    nn_wino_transform_filters(pass->wino, pass->filters, group, chunk_idx % pass->wino->src_blocks,
+                              pass->packed + group * group_floats(pass->wino));
 }
 
 /* --- Tiles ------------------------------------------------------------------------------------ */
 
-nn_wino_place nn_winograd_place(const nn_winograd *wino, int64_t tile)
+nn_wino_run nn_winograd_dst_run(const nn_winograd *wino, int64_t tile, int64_t most)
 {
-    const int64_t in_image = tile % (wino->tile_rows * wino->tile_cols);
+    const int64_t tiles = wino->tile_rows * wino->tile_cols;
+    const int64_t row = tile % tiles / wino->tile_cols, col = tile % wino->tile_cols;
 
-    return (nn_wino_place){.image = tile / (wino->tile_rows * wino->tile_cols),
-                           .row = in_image / wino->tile_cols * NN_WINO_OUT,
-                           .col = in_image % wino->tile_cols * NN_WINO_OUT};
+    return (nn_wino_run){.image = tile / tiles,
+                         .h = wino->dst_h,
+                         .w = wino->dst_w,
+                         .row = row * NN_WINO_OUT,
+                         .col = col * NN_WINO_OUT,
+                         .n = nn_cpu_least(most, wino->tile_cols - col)};
+}
+
+nn_wino_run nn_winograd_src_run(const nn_winograd *wino, int64_t tile, int64_t most)
+{
+    nn_wino_run run = nn_winograd_dst_run(wino, tile, most);
+
+    run.h = wino->src_h;
+    run.w = wino->src_w;
+    run.row -= wino->pad_h;
+    run.col -= wino->pad_w;
+    return run;
 }
 
 void nn_winograd_read_tiles(const nn_winograd *wino, const float *src, nn_cpu_span tiles,
-                            float *out)
+                            const nn_wino_set *set, int64_t to, float *out)
 {
     const int64_t plane = wino->src_h * wino->src_w * NN_CPU_BLOCK;
+    const nn_wino_blocks blocks = {wino->src_blocks, set->width * NN_CPU_BLOCK};
 
-    for (int64_t i = 0; i < tiles.n; i++) {
-        const nn_wino_place place = nn_winograd_place(wino, tiles.first + i);
-        const nn_wino_window window = {.h = wino->src_h,
-                                       .w = wino->src_w,
-                                       .row = place.row - wino->pad_h,
-                                       .col = place.col - wino->pad_w};
-        for (int64_t block = 0; block < wino->src_blocks; block++) {
-            nn_wino_input(src + (place.image * wino->src_blocks + block) * plane, window,
-                          out + (block * wino->src_tiles + i) * NN_CPU_BLOCK, wino->src_pitch);
-        }
+    for (int64_t i = 0, n = 0; i < tiles.n; i += n) {
+        const int64_t most = nn_cpu_least(tiles.n - i, set->width - (to + i) % set->width);
+        const nn_wino_run run = nn_winograd_src_run(wino, tiles.first + i, most);
+        nn_wino_input(src + run.image * wino->src_blocks * plane, &run, &blocks, NN_WINO_ALL,
+                      out + nn_wino_set_at(set, to + i), set->pitch);
+        n = run.n;
     }
 }
 
-/* Fetch the 4x4 pixels at (row, col), as far as they exist, of some planes. */
-static void fetch_tile(const float *planes, int64_t h, int64_t w, int64_t row, int64_t col,
-                       int64_t n_planes, int is_written)
+nn_wino_fetch nn_winograd_fetch_src(const nn_winograd *wino, const float *src, nn_cpu_span tiles,
+                                    nn_cpu_span blocks)
 {
-    for (int64_t i = 0; i < n_planes * NN_WINO_OUT; i++) {
-        const int64_t y = row + i % NN_WINO_OUT;
-        if (y < 0 || y >= h) continue;
-        const float *at = planes + (i / NN_WINO_OUT * h + y) * w * NN_CPU_BLOCK;
-        for (int64_t x = nn_cpu_most(col, 0); x < nn_cpu_least(col + NN_WINO_OUT, w); x++) {
+    return (nn_wino_fetch){.wino = wino,
+                           .at = src,
+                           .tile = tiles.first,
+                           .end = tiles.first + tiles.n,
+                           .blocks = blocks};
+}
+
+nn_wino_fetch nn_winograd_fetch_dst(const nn_winograd *wino, const float *dst, nn_cpu_span tiles,
+                                    nn_cpu_span blocks, int is_written)
+{
+    nn_wino_fetch fetch = nn_winograd_fetch_src(wino, dst, tiles, blocks);
+
+    fetch.is_dst = 1;
+    fetch.is_written = is_written;
+    return fetch;
+}
+
+/* The 4x4 pixels from the corner of a run on, as far as they exist. */
+static void fetch_tile(const float *plane, const nn_wino_run *run, int is_written)
+{
+    const int64_t first = nn_cpu_most(run->col, 0);
+    const int64_t end = nn_cpu_least(run->col + NN_WINO_OUT, run->w);
+    const int64_t last_row = nn_cpu_least(run->row + NN_WINO_OUT, run->h);
+
+    for (int64_t y = nn_cpu_most(run->row, 0); y < last_row; y++) {
+        const float *line = plane + y * run->w * NN_CPU_BLOCK;
+        for (int64_t x = first; x < end; x++) {
             if (is_written) {
-                CVY_PREFETCH_WRITE(at + x * NN_CPU_BLOCK);
+                CVY_PREFETCH_WRITE(line + x * NN_CPU_BLOCK);
             } else {
-                CVY_PREFETCH_READ(at + x * NN_CPU_BLOCK);
+                CVY_PREFETCH_READ(line + x * NN_CPU_BLOCK);
             }
         }
     }
 }
 
-/* Above and left of these 4x4 pixels, tiles before have been. */
-void nn_winograd_fetch_src(const nn_winograd *wino, const float *src, int64_t tile)
+void nn_winograd_fetch(nn_wino_fetch *fetch, int64_t n)
 {
-    const nn_wino_place place = nn_winograd_place(wino, tile);
-    const int64_t plane = wino->src_h * wino->src_w * NN_CPU_BLOCK, halo = NN_WINO_IN - NN_WINO_OUT;
+    const nn_winograd *wino = fetch->wino;
+    const int64_t n_blocks = fetch->is_dst ? wino->dst_blocks : wino->src_blocks;
+    const int64_t halo = NN_WINO_IN - NN_WINO_OUT;
 
-    fetch_tile(src + place.image * wino->src_blocks * plane, wino->src_h, wino->src_w,
-               place.row - wino->pad_h + halo, place.col - wino->pad_w + halo, wino->src_blocks, 0);
-}
-
-void nn_winograd_fetch_dst(const nn_winograd *wino, const float *dst, int64_t tile,
-                           int64_t first_block, int n_blocks, int is_written)
-{
-    const nn_wino_place place = nn_winograd_place(wino, tile);
-    const int64_t plane = wino->dst_h * wino->dst_w * NN_CPU_BLOCK;
-
-    fetch_tile(dst + (place.image * wino->dst_blocks + first_block) * plane, wino->dst_h,
-               wino->dst_w, place.row, place.col, n_blocks, is_written);
-}
-
-/* What a group's products read besides: its filters, and tiles that the memory fetches meanwhile.
- */
-typedef struct wino_group {
-    int64_t idx;
-    const float *filter;
-    nn_cpu_span next; /* tiles of src */
-} wino_group;
-
-static void fetch(const wino_pass *pass, const wino_group *group, nn_cpu_span tiles, int64_t i)
-{
-    const nn_winograd *wino = pass->wino;
-
-    if (i < tiles.n) {
-        nn_winograd_fetch_dst(wino, pass->dst, tiles.first + i, group->idx * NN_TILE_BLOCKS,
-                              nn_conv_group_blocks(wino->dst_blocks, group->idx), 1);
+    for (int64_t i = 0; i < n && fetch->tile < fetch->end; i++) {
+        nn_wino_run *run = &fetch->run;
+        if (fetch->block == 0) {
+            *run = fetch->is_dst ? nn_winograd_dst_run(wino, fetch->tile, 1)
+                                 : nn_winograd_src_run(wino, fetch->tile, 1);
+            run->row += fetch->is_dst ? 0 : halo; /* tiles before have been above and left */
+            run->col += fetch->is_dst ? 0 : halo;
+        }
+        const int64_t block = run->image * n_blocks + fetch->blocks.first + fetch->block;
+        fetch_tile(fetch->at + block * run->h * run->w * NN_CPU_BLOCK, run, fetch->is_written);
+        if (++fetch->block == fetch->blocks.n) {
+            fetch->block = 0;
+            fetch->tile++;
+        }
     }
-    if (i < group->next.n) nn_winograd_fetch_src(wino, pass->src, group->next.first + i);
 }
 
-/* The 36 matrix products of some tiles for one group of dst channels. */
-static void multiply(const wino_pass *pass, const wino_group *group, nn_cpu_span tiles,
-                     const float *v, float *m)
+/* Products of some groups of dst channels, tiles that they are of, and tiles of src to be fetched
+ * meanwhile. */
+typedef struct wino_step {
+    nn_cpu_span groups;
+    const float *filter; /* of the first group */
+    nn_cpu_span tiles, next;
+} wino_step;
+
+static nn_cpu_span step_blocks(const nn_winograd *wino, nn_cpu_span groups)
+{
+    const int64_t first = groups.first * NN_TILE_BLOCKS;
+
+    return (nn_cpu_span){first, nn_cpu_least(groups.n * NN_TILE_BLOCKS, wino->dst_blocks - first)};
+}
+
+/* The matrix products of some tiles, v from the first of them on. */
+static void multiply(const wino_pass *pass, const wino_step *step, const float *v, float *m)
 {
     const nn_winograd *wino = pass->wino;
-    const int n_blocks = nn_conv_group_blocks(wino->dst_blocks, group->idx);
-    const int64_t place_floats = wino->src_blocks * NN_CPU_BLOCK * NN_CPU_BLOCK;
-    const int64_t n_parts = nn_cpu_div_up(tiles.n, nn_conv_tile_max_pixels(n_blocks));
-    const int64_t no_offset = 0;
-    nn_conv_tile tile = {.x_block_pitch = wino->src_tiles * NN_CPU_BLOCK,
-                         .n_blocks = wino->src_blocks,
-                         .tap_offset = &no_offset,
-                         .n_taps = 1,
-                         .y_block_pitch = wino->tiles_per_part * NN_CPU_BLOCK,
-                         .y_pixel_pitch = NN_CPU_BLOCK};
+    const int64_t n_products = NN_WINO_PLACES * step->groups.n;
+    nn_wino_fetch dst = nn_winograd_fetch_dst(wino, pass->dst, step->tiles,
+                                              step_blocks(wino, step->groups), 1);
+    nn_wino_fetch src = nn_winograd_fetch_src(wino, pass->src, step->next,
+                                              (nn_cpu_span){0, wino->src_blocks});
+    const int64_t n_dst = nn_cpu_div_up(nn_winograd_fetch_n(&dst), n_products);
+    const int64_t n_src = nn_cpu_div_up(nn_winograd_fetch_n(&src), n_products);
+    nn_wino_product product = {
+        .src = &wino->src_set, .dst = &wino->dst_set, .n_tiles = step->tiles.n};
 
     for (int place = 0; place < NN_WINO_PLACES; place++) {
-        int64_t first = 0;
-        tile.filter = group->filter + place * place_floats * n_blocks;
-        fetch(pass, group, tiles, place);
-        for (int64_t i = 0; i < n_parts; i++) {
-            const int64_t count = (tiles.n - first) / (n_parts - i);
-            tile.x = v + place * wino->src_pitch + first * NN_CPU_BLOCK;
-            tile.y = m + place * wino->dst_pitch + first * NN_CPU_BLOCK;
-            nn_conv_tile_run(&tile, n_blocks, 1, (int)count);
-            first += count;
+        product.x = v + place * wino->src_set.pitch;
+        for (int64_t i = 0; i < step->groups.n; i++) {
+            const int n_blocks = nn_conv_group_blocks(wino->dst_blocks, step->groups.first + i);
+            product.filter = step->filter + i * group_floats(wino) +
+                             place * nn_wino_filter_pitch(wino->src_blocks, n_blocks);
+            product.y = m + place * wino->dst_set.pitch +
+                        i * NN_TILE_BLOCKS * wino->dst_set.width * NN_CPU_BLOCK;
+            nn_winograd_fetch(&dst, n_dst);
+            nn_winograd_fetch(&src, n_src);
+            nn_wino_multiply(&product, n_blocks);
         }
     }
 }
 
-static void write_tiles(const wino_pass *pass, int64_t group, nn_cpu_span tiles, const float *m)
+static void write_tiles(const wino_pass *pass, const wino_step *step, const float *m)
 {
     const nn_winograd *wino = pass->wino;
-    const int n_blocks = nn_conv_group_blocks(wino->dst_blocks, group);
+    const nn_wino_set *set = &wino->dst_set;
+    const nn_cpu_span blocks = step_blocks(wino, step->groups);
     const int64_t plane = wino->dst_h * wino->dst_w * NN_CPU_BLOCK;
 
-    for (int64_t i = 0; i < tiles.n; i++) {
-        const nn_wino_place place = nn_winograd_place(wino, tiles.first + i);
-        const nn_wino_window window = {
-            .h = wino->dst_h, .w = wino->dst_w, .row = place.row, .col = place.col};
-        for (int64_t j = 0; j < n_blocks; j++) {
-            const int64_t block = group * NN_TILE_BLOCKS + j;
-            nn_wino_output(m + (j * wino->tiles_per_part + i) * NN_CPU_BLOCK, wino->dst_pitch,
+    for (int64_t i = 0, n = 0; i < step->tiles.n; i += n) {
+        const int64_t most = nn_cpu_least(step->tiles.n - i, set->width - i % set->width);
+        const nn_wino_run run = nn_winograd_dst_run(wino, step->tiles.first + i, most);
+        const float *from = m + nn_wino_set_at(set, i);
+        for (int64_t j = 0; j < blocks.n; j++) {
+            const int64_t block = blocks.first + j;
+            nn_wino_output(from + j * set->width * NN_CPU_BLOCK, set->pitch,
                            pass->bias == NULL ? NULL : pass->bias + block * NN_CPU_BLOCK,
                            pass->accumulate,
-                           pass->dst + (place.image * wino->dst_blocks + block) * plane, window);
+                           pass->dst + (run.image * wino->dst_blocks + block) * plane, &run);
         }
+        n = run.n;
     }
 }
 
 /* Floats of a thread's scratch. */
 static int64_t scratch_floats(const nn_winograd *wino)
 {
-    const int64_t m = NN_WINO_PLACES * wino->dst_pitch;
+    const int64_t m = nn_wino_set_floats(&wino->dst_set);
 
-    return m + (wino->tiles_per_slab > 0 ? group_floats(wino) : NN_WINO_PLACES * wino->src_pitch);
+    return m + (wino->tiles_per_slab > 0 ? group_floats(wino) : nn_wino_set_floats(&wino->src_set));
 }
 
 /* Some parts after each other, for all groups. */
@@ -293,20 +307,18 @@ static void part_chunk(void *arg, int64_t chunk_idx, int thread_idx)
     const nn_cpu_span chunk = nn_cpu_part(wino->n_tiles,
                                           wino->tiles_per_part * wino->parts_per_chunk, chunk_idx);
     float *const m = pass->scratch + thread_idx * scratch_floats(wino);
-    float *const v = m + NN_WINO_PLACES * wino->dst_pitch;
+    float *const v = m + nn_wino_set_floats(&wino->dst_set);
 
     for (int64_t i = 0; i < chunk.n; i += wino->tiles_per_part) {
-        const nn_cpu_span tiles = {chunk.first + i,
-                                   nn_cpu_least(wino->tiles_per_part, chunk.n - i)};
-        const int64_t n_next = nn_cpu_least(wino->tiles_per_part, chunk.n - i - tiles.n);
-        nn_winograd_read_tiles(wino, pass->src, tiles, v);
-        for (int64_t idx = 0; idx < nn_conv_n_groups(wino->dst_blocks); idx++) {
-            const wino_group group = {.idx = idx,
-                                      .filter = pass->packed + idx * group_floats(wino),
-                                      .next = {tiles.first + tiles.n, idx == 0 ? n_next : 0}};
-            multiply(pass, &group, tiles, v, m);
-            write_tiles(pass, idx, tiles, m);
-        }
+        const int64_t n = nn_cpu_least(wino->tiles_per_part, chunk.n - i);
+        const wino_step step = {
+            .groups = {0, nn_conv_n_groups(wino->dst_blocks)},
+            .filter = pass->packed,
+            .tiles = {chunk.first + i, n},
+            .next = {chunk.first + i + n, nn_cpu_least(wino->tiles_per_part, chunk.n - i - n)}};
+        nn_winograd_read_tiles(wino, pass->src, step.tiles, &wino->src_set, 0, v);
+        multiply(pass, &step, v, m);
+        write_tiles(pass, &step, m);
     }
 }
 
@@ -314,11 +326,11 @@ static void read_chunk(void *arg, int64_t chunk_idx, int thread_idx)
 {
     const wino_pass *pass = arg;
     nn_cpu_span tiles = nn_cpu_part(pass->slab.n, TILES_PER_READ, chunk_idx);
-    float *const out = pass->packed + tiles.first * NN_CPU_BLOCK;
+    const int64_t to = tiles.first;
 
     (void)thread_idx;
     tiles.first += pass->slab.first;
-    nn_winograd_read_tiles(pass->wino, pass->src, tiles, out);
+    nn_winograd_read_tiles(pass->wino, pass->src, tiles, &pass->wino->src_set, to, pass->packed);
 }
 
 /* One group, for all parts of a slab. */
@@ -327,23 +339,24 @@ static void group_chunk(void *arg, int64_t chunk_idx, int thread_idx)
     const wino_pass *pass = arg;
     const nn_winograd *wino = pass->wino;
     float *const m = pass->scratch + thread_idx * scratch_floats(wino);
-    float *const filter = m + NN_WINO_PLACES * wino->dst_pitch;
-    const wino_group group = {.idx = chunk_idx, .filter = filter};
+    float *const filter = m + nn_wino_set_floats(&wino->dst_set);
 
     for (int64_t block = 0; block < wino->src_blocks; block++) {
-        transform_filters(pass, chunk_idx, block, filter);
+        nn_wino_transform_filters(wino, pass->filters, chunk_idx, block, filter);
     }
     for (int64_t i = 0; i < pass->slab.n; i += wino->tiles_per_part) {
-        const nn_cpu_span tiles = {pass->slab.first + i,
-                                   nn_cpu_least(wino->tiles_per_part, pass->slab.n - i)};
-        multiply(pass, &group, tiles, pass->packed + i * NN_CPU_BLOCK, m);
-        write_tiles(pass, chunk_idx, tiles, m);
+        const wino_step step = {
+            .groups = {chunk_idx, 1},
+            .filter = filter,
+            .tiles = {pass->slab.first + i, nn_cpu_least(wino->tiles_per_part, pass->slab.n - i)}};
+        multiply(pass, &step, pass->packed + nn_wino_set_at(&wino->src_set, i), m);
+        write_tiles(pass, &step, m);
     }
 }
 
 static int64_t packed_floats(const nn_winograd *wino)
 {
-    if (wino->tiles_per_slab > 0) return NN_WINO_PLACES * wino->src_pitch;
+    if (wino->tiles_per_slab > 0) return nn_wino_set_floats(&wino->src_set);
     return nn_conv_n_groups(wino->dst_blocks) * group_floats(wino);
 }
 

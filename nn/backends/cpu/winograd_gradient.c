@@ -4,44 +4,62 @@
 
 #include <string.h>
 
-/* Work is cut into shares of the tiles and parts of the output channels. Sums of a (share, part)
- * are (group, block of inputs, position, 16, 16 * blocks of outputs); shares are added in their
- * order. */
+/* Work is cut into patches of the filter (some blocks of inputs and of outputs), shares of the
+ * tiles and, where shares are added up afterwards, thirds of the positions: both the sums and the
+ * transformed tiles of a third stay in a core's cache, and no transform is done twice for the sake
+ * of thirds. Sums of a (share, patch, third) are (position, block of inputs, group of outputs, 16,
+ * 16 * blocks of the group); shares are added in their order. */
 enum {
     N_TASKS = 16,
-    PART_GROUPS = 2, /* groups that use one transform of the input, where all sums fit a cache */
-    PART_FLOATS = 1 << 18
+    PART_TILES = 56,  /* that are transformed together */
+    PATCH_BLOCKS = 8, /* of inputs, of outputs */
+    SMALL_PATCH = 2,  /* blocks both ways, whose sums and transformed tiles a core's cache holds */
+    MIDDLE_PATCH = 4, /* the sums alone */
 };
+
+/* Blocks of a patch: as equal as can be. */
+static int64_t patch_blocks(int64_t n_blocks)
+{
+    const int64_t each = nn_cpu_div_up(n_blocks, nn_cpu_div_up(n_blocks, PATCH_BLOCKS));
+
+    return nn_cpu_div_up(each, NN_TILE_BLOCKS) * NN_TILE_BLOCKS;
+}
 
 void nn_winograd_gradient_plan(const nn_conv2d_geom *geom, nn_winograd_gradient *out)
 {
     memset(out, 0, sizeof *out);
     nn_winograd *wino = &out->wino;
     nn_winograd_forward(geom, wino);
-    wino->tiles_per_slab = 0; /* a task transforms the tiles that it needs */
-    wino->src_tiles = wino->tiles_per_part;
-    wino->src_pitch = (wino->src_blocks * wino->src_tiles + 1) * NN_CPU_BLOCK;
+    out->src_blocks = patch_blocks(wino->src_blocks);
+    out->dst_blocks = patch_blocks(wino->dst_blocks);
+    out->n_src_parts = nn_cpu_div_up(wino->src_blocks, out->src_blocks);
+    out->n_dst_parts = nn_cpu_div_up(wino->dst_blocks, out->dst_blocks);
 
-    const int64_t n_groups = nn_conv_n_groups(wino->dst_blocks);
-    const int64_t group_floats = NN_WINO_PLACES * wino->src_blocks * NN_CPU_BLOCK * NN_CPU_BLOCK *
-                                 NN_TILE_BLOCKS;
-    out->groups_per_part = PART_GROUPS * group_floats <= PART_FLOATS
-                               ? nn_cpu_least(PART_GROUPS, n_groups)
-                               : 1;
-    out->n_parts = nn_cpu_div_up(n_groups, out->groups_per_part);
-    const int64_t n_shares = nn_cpu_div_up(N_TASKS, out->n_parts);
-    const int64_t n_tile_parts = nn_cpu_div_up(wino->n_tiles, wino->tiles_per_part);
-    out->tiles_per_share = nn_cpu_div_up(n_tile_parts, nn_cpu_least(n_shares, n_tile_parts)) *
-                           wino->tiles_per_part;
+    const int64_t n_patches = out->n_src_parts * out->n_dst_parts;
+    const int64_t extent = nn_cpu_most(out->src_blocks, out->dst_blocks);
+    const int has_shares = n_patches < N_TASKS;
+    out->n_steps = extent <= SMALL_PATCH ? 1 : NN_WINO_N_THIRDS;
+    out->places_per_step = NN_WINO_PLACES / out->n_steps;
+    out->steps_per_task = extent <= MIDDLE_PATCH || !has_shares ? out->n_steps : 1;
+    out->sum_floats = out->places_per_step * out->src_blocks * out->dst_blocks * NN_CPU_BLOCK *
+                      NN_CPU_BLOCK;
+    const int64_t n_shares = nn_cpu_div_up(N_TASKS * out->steps_per_task, n_patches * out->n_steps);
+    out->tiles_per_part = nn_cpu_least(PART_TILES, wino->n_tiles);
+    const int64_t n_parts = nn_cpu_div_up(wino->n_tiles, out->tiles_per_part);
+    out->tiles_per_share = nn_cpu_div_up(n_parts, nn_cpu_least(n_shares, n_parts)) *
+                           out->tiles_per_part;
     out->n_shares = nn_cpu_div_up(wino->n_tiles, out->tiles_per_share);
-    out->sum_floats = out->groups_per_part * group_floats;
-    out->scratch_floats = NN_WINO_PLACES * (wino->src_pitch + wino->dst_pitch);
+    out->src_set = nn_wino_set_of(out->src_blocks, out->tiles_per_part, out->tiles_per_part);
+    out->dst_set = nn_wino_set_of(out->dst_blocks, out->tiles_per_part, out->tiles_per_part);
+    out->scratch_floats = out->places_per_step * (out->src_set.pitch + out->dst_set.pitch) +
+                          NN_WINO_PLACES * NN_CPU_BLOCK * NN_CPU_BLOCK * NN_TILE_BLOCKS;
     /* Where sums lie depends on the geometry without the images, and their room grows with these: a
      * smaller batch must do with the workspace of a larger one. */
-    if (n_shares > 1) {
-        out->total_floats = out->sum_floats * nn_cpu_least(n_shares, n_tile_parts) * out->n_parts;
+    if (has_shares) {
+        out->total_floats = out->n_steps * out->sum_floats * n_patches *
+                            nn_cpu_least(n_shares, n_parts);
     } else {
-        out->scratch_floats += out->sum_floats;
+        out->scratch_floats += out->n_steps * out->sum_floats;
     }
 }
 
@@ -51,147 +69,186 @@ typedef struct gradient_pass {
     float *dfilter, *sums, *scratch;
 } gradient_pass;
 
-static void read_dy(const gradient_pass *pass, int64_t group, nn_cpu_span tiles, float *out)
+/* A part of the filter: blocks of inputs and of outputs. */
+typedef struct gradient_patch {
+    nn_cpu_span src, dst;
+} gradient_patch;
+
+static gradient_patch patch_at(const nn_winograd_gradient *plan, int64_t idx)
+{
+    return (gradient_patch){
+        nn_cpu_part(plan->wino.src_blocks, plan->src_blocks, idx / plan->n_dst_parts),
+        nn_cpu_part(plan->wino.dst_blocks, plan->dst_blocks, idx % plan->n_dst_parts)};
+}
+
+static void read_x(const gradient_pass *pass, nn_cpu_span blocks, nn_cpu_span tiles, int third,
+                   float *out)
 {
     const nn_winograd *wino = &pass->plan->wino;
-    const int n_blocks = nn_conv_group_blocks(wino->dst_blocks, group);
+    const nn_wino_set *set = &pass->plan->src_set;
+    const int64_t plane = wino->src_h * wino->src_w * NN_CPU_BLOCK;
+    const nn_wino_blocks planes = {blocks.n, set->width * NN_CPU_BLOCK};
+
+    for (int64_t i = 0, n = 0; i < tiles.n; i += n) {
+        const nn_wino_run run = nn_winograd_src_run(wino, tiles.first + i, tiles.n - i);
+        nn_wino_input(pass->x + (run.image * wino->src_blocks + blocks.first) * plane, &run,
+                      &planes, third, out + i * NN_CPU_BLOCK, set->pitch);
+        n = run.n;
+    }
+}
+
+static void read_dy(const gradient_pass *pass, nn_cpu_span blocks, nn_cpu_span tiles, int third,
+                    float *out)
+{
+    const nn_winograd *wino = &pass->plan->wino;
+    const nn_wino_set *set = &pass->plan->dst_set;
     const int64_t plane = wino->dst_h * wino->dst_w * NN_CPU_BLOCK;
+    const nn_wino_blocks planes = {blocks.n, set->width * NN_CPU_BLOCK};
 
-    for (int64_t i = 0; i < tiles.n; i++) {
-        const nn_wino_place place = nn_winograd_place(wino, tiles.first + i);
-        const nn_wino_window window = {
-            .h = wino->dst_h, .w = wino->dst_w, .row = place.row, .col = place.col};
-        for (int64_t j = 0; j < n_blocks; j++) {
-            const int64_t block = place.image * wino->dst_blocks + group * NN_TILE_BLOCKS + j;
-            nn_wino_output_adjoint(pass->dy + block * plane, window,
-                                   out + (j * wino->tiles_per_part + i) * NN_CPU_BLOCK,
-                                   wino->dst_pitch);
+    for (int64_t i = 0, n = 0; i < tiles.n; i += n) {
+        const nn_wino_run run = nn_winograd_dst_run(wino, tiles.first + i, tiles.n - i);
+        nn_wino_output_adjoint(pass->dy + (run.image * wino->dst_blocks + blocks.first) * plane,
+                               &run, &planes, third, out + i * NN_CPU_BLOCK, set->pitch);
+        n = run.n;
+    }
+}
+
+/* Floats of the sums of a block of inputs and a group of outputs at a position. */
+enum { GROUP_SUMS = NN_CPU_BLOCK * NN_CPU_BLOCK * NN_TILE_BLOCKS };
+
+static int64_t sums_at(const nn_winograd_gradient *plan, int place, int64_t block, int64_t group)
+{
+    const int64_t n_groups = plan->dst_blocks / NN_TILE_BLOCKS;
+
+    return ((place * plan->src_blocks + block) * n_groups + group) * GROUP_SUMS;
+}
+
+/* Sums of a patch and a third += products of the transformed tiles; the memory fetches the next
+ * meanwhile. */
+static void add_products(const gradient_pass *pass, const gradient_patch *patch, int64_t n_tiles,
+                         nn_cpu_span next, const float *v, const float *m, float *sums)
+{
+    const nn_winograd_gradient *plan = pass->plan;
+    const int64_t width = plan->tiles_per_part * NN_CPU_BLOCK;
+    const int64_t n_groups = nn_conv_n_groups(patch->dst.n);
+    nn_conv_outer outer = {.n_images = 1,
+                           .n_rows = 1,
+                           .n_cols = n_tiles,
+                           .x_col_pitch = NN_CPU_BLOCK,
+                           .dy_block_pitch = width};
+
+    nn_wino_fetch x = nn_winograd_fetch_src(&plan->wino, pass->x, next, patch->src);
+    nn_wino_fetch dy = nn_winograd_fetch_dst(&plan->wino, pass->dy, next, patch->dst, 0);
+    const int64_t n_products = plan->places_per_step * patch->src.n * n_groups;
+    const int64_t n_x = nn_cpu_div_up(nn_winograd_fetch_n(&x), n_products);
+    const int64_t n_dy = nn_cpu_div_up(nn_winograd_fetch_n(&dy), n_products);
+
+    for (int place = 0; place < plan->places_per_step; place++) {
+        for (int64_t i = 0; i < patch->src.n; i++) {
+            outer.x = v + place * plan->src_set.pitch + i * width;
+            for (int64_t j = 0; j < n_groups; j++) {
+                outer.dy = m + place * plan->dst_set.pitch + j * NN_TILE_BLOCKS * width;
+                outer.sum = sums + sums_at(plan, place, i, j);
+                nn_winograd_fetch(&x, n_x);
+                nn_winograd_fetch(&dy, n_dy);
+                nn_conv_outer_block(&outer, nn_conv_group_blocks(patch->dst.n, j));
+            }
         }
     }
 }
 
-/* What the memory fetches while a group is multiplied: dy of tiles [first, end), and x too if this
- * is the task's first group. */
-typedef struct next_tiles {
-    int64_t group, first, end;
-    int has_x;
-} next_tiles;
+/* A task's place in the filter's gradient: a block of inputs and a group of outputs of a patch. */
+typedef struct gradient_block {
+    int64_t patch, src, group;
+} gradient_block;
 
-static void fetch_next(const gradient_pass *pass, const next_tiles *next, int64_t idx)
+/* sums: (position, 16, 16 * blocks of the group). */
+static void write_block(const gradient_pass *pass, const gradient_block *block, const float *sums)
 {
-    const nn_winograd *wino = &pass->plan->wino;
-
-    if (next->first + idx >= next->end) return;
-    nn_winograd_fetch_dst(wino, pass->dy, next->first + idx, next->group * NN_TILE_BLOCKS,
-                          nn_conv_group_blocks(wino->dst_blocks, next->group), 0);
-    if (next->has_x) nn_winograd_fetch_src(wino, pass->x, next->first + idx);
-}
-
-/* Sums of one group += products of the transformed tiles. */
-static void add_products(const gradient_pass *pass, const next_tiles *next, int64_t n_tiles,
-                         const float *v, const float *m, float *sums)
-{
-    const nn_winograd *wino = &pass->plan->wino;
-    const int n_blocks = nn_conv_group_blocks(wino->dst_blocks, next->group);
-    const int64_t block_floats = NN_CPU_BLOCK * NN_CPU_BLOCK * n_blocks;
-
-    for (int64_t block = 0; block < wino->src_blocks; block++) {
-        for (int place = 0; place < NN_WINO_PLACES; place++) {
-            const nn_conv_outer outer = {
-                .n_images = 1,
-                .n_rows = 1,
-                .n_cols = n_tiles,
-                .x = v + place * wino->src_pitch + block * wino->src_tiles * NN_CPU_BLOCK,
-                .x_col_pitch = NN_CPU_BLOCK,
-                .dy = m + place * wino->dst_pitch,
-                .dy_block_pitch = wino->tiles_per_part * NN_CPU_BLOCK,
-                .sum = sums + (block * NN_WINO_PLACES + place) * block_floats};
-            if (block == 0) fetch_next(pass, next, place);
-            nn_conv_outer_block(&outer, n_blocks);
-        }
-    }
-}
-
-/* One input channel of a block and one block of outputs, to KCRS. */
-static void write_channel(const gradient_pass *pass, int64_t k_block, int64_t c, const float *sum,
-                          int64_t pitch)
-{
-    const nn_winograd *wino = &pass->plan->wino;
-    const int64_t first = k_block * NN_CPU_BLOCK;
-    const int64_t n = nn_cpu_least(NN_CPU_BLOCK, wino->dst_c - first);
+    const nn_winograd_gradient *plan = pass->plan;
+    const nn_winograd *wino = &plan->wino;
+    const gradient_patch patch = patch_at(plan, block->patch);
+    const int n_blocks = nn_conv_group_blocks(patch.dst.n, block->group);
+    const int64_t first_k = (patch.dst.first + block->group * NN_TILE_BLOCKS) * NN_CPU_BLOCK;
+    const int64_t first_c = (patch.src.first + block->src) * NN_CPU_BLOCK;
+    const int64_t n_k = nn_cpu_least(n_blocks * NN_CPU_BLOCK, wino->dst_c - first_k);
+    const int64_t n_c = nn_cpu_least(NN_CPU_BLOCK, wino->src_c - first_c);
     float taps[9 * NN_CPU_BLOCK];
 
-    nn_wino_filter_adjoint(sum, pitch, taps);
-    for (int64_t k = 0; k < n; k++) {
-        float *to = pass->dfilter + ((first + k) * wino->src_c + c) * 9;
-        for (int tap = 0; tap < 9; tap++) to[tap] = taps[tap * NN_CPU_BLOCK + k];
-    }
-}
-
-/* sums: of one block of inputs and one group of outputs. */
-static void write_block(const gradient_pass *pass, int64_t group, int64_t block, const float *sums)
-{
-    const nn_winograd *wino = &pass->plan->wino;
-    const int n_blocks = nn_conv_group_blocks(wino->dst_blocks, group);
-    const int64_t pitch = NN_CPU_BLOCK * NN_CPU_BLOCK * n_blocks;
-
-    for (int64_t lane = 0; lane < NN_CPU_BLOCK; lane++) {
-        const int64_t c = block * NN_CPU_BLOCK + lane;
-        for (int64_t j = 0; c < wino->src_c && j < n_blocks; j++) {
-            write_channel(pass, group * NN_TILE_BLOCKS + j, c,
-                          sums + (lane * n_blocks + j) * NN_CPU_BLOCK, pitch);
+    for (int64_t c = 0; c < n_c; c++) {
+        for (int64_t k = 0; k < n_k; k += NN_CPU_BLOCK) {
+            const int64_t n = nn_cpu_least(NN_CPU_BLOCK, n_k - k);
+            float *to = pass->dfilter + ((first_k + k) * wino->src_c + first_c + c) * 9;
+            nn_wino_filter_adjoint(sums + c * n_blocks * NN_CPU_BLOCK + k, GROUP_SUMS, taps);
+            for (int64_t lane = 0; lane < n; lane++) {
+                for (int tap = 0; tap < 9; tap++) to[tap] = taps[tap * NN_CPU_BLOCK + lane];
+                to += wino->src_c * 9;
+            }
         }
     }
 }
 
-/* Floats between the sums of two groups of a part. */
-static int64_t group_step(const nn_winograd_gradient *plan)
+/* The sums of a block, from all shares, to its place in the filter; sums: of the first share. */
+static void reduce_block(const gradient_pass *pass, const gradient_block *block, const float *sums,
+                         int64_t n_shares, float *gathered)
 {
-    return plan->sum_floats / plan->groups_per_part;
-}
+    const nn_winograd_gradient *plan = pass->plan;
+    const int64_t share_floats = plan->n_src_parts * plan->n_dst_parts * plan->n_steps *
+                                 plan->sum_floats;
 
-/* Floats of the sums of one block of inputs. */
-static int64_t block_step(const nn_winograd *wino, int64_t group)
-{
-    return NN_WINO_PLACES * NN_CPU_BLOCK * NN_CPU_BLOCK *
-           nn_conv_group_blocks(wino->dst_blocks, group);
+    for (int place = 0; place < NN_WINO_PLACES; place++) {
+        const int step = plan->n_steps == 1 ? 0 : nn_wino_third_of(place);
+        const int in_step = plan->n_steps == 1 ? place : nn_wino_in_third(place);
+        const float *restrict from = sums + step * plan->sum_floats +
+                                     sums_at(plan, in_step, block->src, block->group);
+        float *restrict to = gathered + place * GROUP_SUMS;
+        memcpy(to, from, GROUP_SUMS * sizeof(float));
+        for (int64_t share = 1; share < n_shares; share++) {
+            from += share_floats;
+            for (int64_t i = 0; i < GROUP_SUMS; i++) to[i] += from[i];
+        }
+    }
+    write_block(pass, block, gathered);
 }
 
 static void sum_chunk(void *arg, int64_t chunk_idx, int thread_idx)
 {
     const gradient_pass *pass = arg;
     const nn_winograd_gradient *plan = pass->plan;
-    const nn_winograd *wino = &plan->wino;
-    const nn_cpu_span groups = nn_cpu_part(nn_conv_n_groups(wino->dst_blocks),
-                                           plan->groups_per_part, chunk_idx % plan->n_parts);
-    const nn_cpu_span share = nn_cpu_part(wino->n_tiles, plan->tiles_per_share,
-                                          chunk_idx / plan->n_parts);
+    const int64_t n_patches = plan->n_src_parts * plan->n_dst_parts;
+    const int64_t tasks_per_patch = plan->n_steps / plan->steps_per_task;
+    const int64_t share_patch = chunk_idx / tasks_per_patch;
+    const int first_step = (int)(chunk_idx % tasks_per_patch) * plan->steps_per_task;
+    const gradient_patch patch = patch_at(plan, share_patch % n_patches);
+    const nn_cpu_span share = nn_cpu_part(plan->wino.n_tiles, plan->tiles_per_share,
+                                          share_patch / n_patches);
     float *const v = pass->scratch + thread_idx * plan->scratch_floats;
-    float *const m = v + NN_WINO_PLACES * wino->src_pitch;
-    float *const sums = plan->total_floats > 0 ? pass->sums + chunk_idx * plan->sum_floats
-                                               : m + NN_WINO_PLACES * wino->dst_pitch;
+    float *const m = v + plan->places_per_step * plan->src_set.pitch;
+    float *const gathered = m + plan->places_per_step * plan->dst_set.pitch;
+    float *const local = gathered + NN_WINO_PLACES * GROUP_SUMS;
+    float *const sums = plan->total_floats == 0
+                            ? local
+                            : pass->sums +
+                                  (share_patch * plan->n_steps + first_step) * plan->sum_floats;
 
-    memset(sums, 0, (size_t)plan->sum_floats * sizeof(float));
-    for (int64_t i = 0; i < share.n; i += wino->tiles_per_part) {
+    memset(sums, 0, (size_t)(plan->steps_per_task * plan->sum_floats) * sizeof(float));
+    for (int64_t i = 0; i < share.n; i += plan->tiles_per_part) {
         const nn_cpu_span tiles = {share.first + i,
-                                   nn_cpu_least(wino->tiles_per_part, share.n - i)};
-        nn_winograd_read_tiles(wino, pass->x, tiles, v);
-        for (int64_t j = 0; j < groups.n; j++) {
-            const int64_t group = groups.first + j;
-            read_dy(pass, group, tiles, m);
-            const int64_t first = tiles.first + tiles.n, end = share.first + share.n;
-            const next_tiles next = {.group = group,
-                                     .first = first,
-                                     .end = nn_cpu_least(end, first + wino->tiles_per_part),
-                                     .has_x = j == 0};
-            add_products(pass, &next, tiles.n, v, m, sums + j * group_step(plan));
+                                   nn_cpu_least(plan->tiles_per_part, share.n - i)};
+        const nn_cpu_span next = {tiles.first + tiles.n,
+                                  nn_cpu_least(plan->tiles_per_part, share.n - i - tiles.n)};
+        for (int j = 0; j < plan->steps_per_task; j++) {
+            const int third = plan->n_steps == 1 ? NN_WINO_ALL : first_step + j;
+            const int is_last = j == plan->steps_per_task - 1;
+            read_x(pass, patch.src, tiles, third, v);
+            read_dy(pass, patch.dst, tiles, third, m);
+            add_products(pass, &patch, tiles.n, is_last ? next : (nn_cpu_span){0, 0}, v, m,
+                         sums + j * plan->sum_floats);
         }
     }
-    for (int64_t j = 0; plan->total_floats == 0 && j < groups.n; j++) {
-        const int64_t group = groups.first + j;
-        for (int64_t block = 0; block < wino->src_blocks; block++) {
-            write_block(pass, group, block,
-                        sums + j * group_step(plan) + block * block_step(wino, group));
+    for (int64_t i = 0; plan->total_floats == 0 && i < patch.src.n; i++) {
+        for (int64_t j = 0; j < nn_conv_n_groups(patch.dst.n); j++) {
+            reduce_block(pass, &(gradient_block){share_patch, i, j}, sums, 1, gathered);
         }
     }
 }
@@ -201,29 +258,29 @@ static void reduce_chunk(void *arg, int64_t chunk_idx, int thread_idx)
 {
     const gradient_pass *pass = arg;
     const nn_winograd_gradient *plan = pass->plan;
-    const nn_winograd *wino = &plan->wino;
-    const int64_t group = chunk_idx / wino->src_blocks, block = chunk_idx % wino->src_blocks;
-    const int64_t n = block_step(wino, group), step = plan->n_parts * plan->sum_floats;
-    float *restrict sums = pass->sums + group / plan->groups_per_part * plan->sum_floats +
-                           group % plan->groups_per_part * group_step(plan) + block * n;
+    const int64_t n_groups = plan->dst_blocks / NN_TILE_BLOCKS;
+    const gradient_block block = {chunk_idx / (n_groups * plan->src_blocks),
+                                  chunk_idx / n_groups % plan->src_blocks, chunk_idx % n_groups};
+    const gradient_patch patch = patch_at(plan, block.patch);
+    float *const v = pass->scratch + thread_idx * plan->scratch_floats;
+    float *const gathered = v + plan->places_per_step * (plan->src_set.pitch + plan->dst_set.pitch);
 
-    (void)thread_idx;
-    for (int64_t share = 1; share < plan->n_shares; share++) {
-        const float *restrict from = sums + share * step;
-        for (int64_t i = 0; i < n; i++) sums[i] += from[i];
-    }
-    write_block(pass, group, block, sums);
+    if (block.src >= patch.src.n || block.group * NN_TILE_BLOCKS >= patch.dst.n) return;
+    reduce_block(pass, &block, pass->sums + block.patch * plan->n_steps * plan->sum_floats,
+                 plan->n_shares, gathered);
 }
 
 void nn_winograd_gradient_run(nn_backend *backend, const nn_winograd_gradient *plan, const float *x,
                               const float *dy, float *dfilter, float *sums, float *scratch)
 {
+    const int64_t n_patches = plan->n_src_parts * plan->n_dst_parts;
     gradient_pass pass = {
         .plan = plan, .x = x, .dy = dy, .dfilter = dfilter, .sums = sums, .scratch = scratch};
 
-    nn_cpu_run(backend, plan->n_shares * plan->n_parts, sum_chunk, &pass);
+    nn_cpu_run(backend, plan->n_shares * n_patches * (plan->n_steps / plan->steps_per_task),
+               sum_chunk, &pass);
     if (plan->total_floats > 0) {
-        nn_cpu_run(backend, nn_conv_n_groups(plan->wino.dst_blocks) * plan->wino.src_blocks,
+        nn_cpu_run(backend, n_patches * plan->src_blocks * (plan->dst_blocks / NN_TILE_BLOCKS),
                    reduce_chunk, &pass);
     }
 }

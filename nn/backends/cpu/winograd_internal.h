@@ -19,9 +19,44 @@
  */
 enum { NN_WINO_OUT = 4, NN_WINO_IN = 6, NN_WINO_PLACES = 36 };
 
+/** Positions are transformed all at once, or a third after the other: rows 0 and 5, 1 and 2, 3 and
+ *  4 of the 6x6. */
+enum { NN_WINO_N_THIRDS = 3, NN_WINO_THIRD = 12, NN_WINO_ALL = -1 };
+static inline int nn_wino_third_of(int place)
+{
+    return (place / NN_WINO_IN + 1) / 2 % NN_WINO_N_THIRDS;
+}
+/** Where a position stands in its third. */
+static inline int nn_wino_in_third(int place)
+{
+    const int row = place / NN_WINO_IN;
+
+    return (row == 0 || row == 1 || row == 3 ? 0 : NN_WINO_IN) + place % NN_WINO_IN;
+}
+
 /** Whether a convolution is done this way, in all three passes. Says nothing of the number of
  *  images: an image's result must not depend on it. */
 int nn_winograd_fits(const nn_conv2d_geom *geom);
+
+/**
+ * Transformed tiles of some blocks of channels. The products read and write `width` tiles at once:
+ * they lie as (position, tile / width, block, tile % width, 16), positions a pitch apart.
+ */
+typedef struct nn_wino_set {
+    int64_t blocks, width, pitch;
+} nn_wino_set;
+
+/** For n_tiles tiles. */
+nn_wino_set nn_wino_set_of(int64_t blocks, int64_t width, int64_t n_tiles);
+static inline int64_t nn_wino_set_floats(const nn_wino_set *set)
+{
+    return NN_WINO_PLACES * set->pitch;
+}
+/** Floats from a set's beginning to a tile's first block, at position 0. */
+static inline int64_t nn_wino_set_at(const nn_wino_set *set, int64_t tile)
+{
+    return (tile / set->width * set->blocks * set->width + tile % set->width) * NN_CPU_BLOCK;
+}
 
 /** One pass seen as a sweep over tiles of dst: dst[h, w] = sum of src[h - pad_h + r, ...]. */
 typedef struct nn_winograd {
@@ -35,8 +70,8 @@ typedef struct nn_winograd {
     /* With many filters: tiles of a slab are transformed first, for all; then a chunk is one group
      * of dst channels, whose filters are transformed where they are used. 0: not so. */
     int64_t tiles_per_slab;
-    int64_t src_tiles;            /* room for so many in the transformed src: a part, or a slab */
-    int64_t src_pitch, dst_pitch; /* floats from one position to the next in a thread's scratch */
+    nn_wino_set src_set; /* of a part, or a slab */
+    nn_wino_set dst_set; /* of a part: all blocks of dst; or, with slabs, a group's */
 } nn_winograd;
 
 void nn_winograd_forward(const nn_conv2d_geom *geom, nn_winograd *out);
@@ -55,27 +90,75 @@ void nn_winograd_run(nn_backend *backend, const nn_winograd *wino, const float *
                      const nn_wino_filters *filters, const float *bias, float *dst, int accumulate,
                      float *workspace);
 
-/** Where a tile (counted over all images) stands in dst. */
-typedef struct nn_wino_place {
-    int64_t image, row, col;
-} nn_wino_place;
-nn_wino_place nn_winograd_place(const nn_winograd *wino, int64_t tile);
-/** out[position * src_pitch + (block * src_tiles + tile) * 16 + lane] of transformed tiles.
- */
-void nn_winograd_read_tiles(const nn_winograd *wino, const float *src, nn_cpu_span tiles,
-                            float *out);
+/** Tiles beside each other, of a plane (h, w, 16) of an image; their corners are 4 columns apart
+ * and may lie outside. */
+typedef struct nn_wino_run {
+    int64_t image, h, w;
+    int64_t row, col; /* of the first tile's corner */
+    int64_t n;
+} nn_wino_run;
 
-/** Fetch what a tile is the first to read of src, or writes of some blocks of dst. */
-void nn_winograd_fetch_src(const nn_winograd *wino, const float *src, int64_t tile);
-void nn_winograd_fetch_dst(const nn_winograd *wino, const float *dst, int64_t tile,
-                           int64_t first_block, int n_blocks, int is_written);
+/** The tiles of dst from `tile` (counted over all images) on that stand beside each other, at most
+ *  `most`; and the same of src, whose tiles are larger and overlap. */
+nn_wino_run nn_winograd_dst_run(const nn_winograd *wino, int64_t tile, int64_t most);
+nn_wino_run nn_winograd_src_run(const nn_winograd *wino, int64_t tile, int64_t most);
+
+/** Transform tiles of src into a set, from the set's tile `to` on. */
+void nn_winograd_read_tiles(const nn_winograd *wino, const float *src, nn_cpu_span tiles,
+                            const nn_wino_set *set, int64_t to, float *out);
+
+/** What the memory is to fetch while products are computed: a little between any two of them, as
+ *  it takes only so many requests at once. Tiles of some blocks of src (the pixels that a tile is
+ *  the first to read), or of dst. */
+typedef struct nn_wino_fetch {
+    const nn_winograd *wino;
+    const float *at; /* src or dst */
+    int64_t tile, end;
+    nn_cpu_span blocks;
+    int is_dst, is_written;
+    int64_t block; /* the next, of `tile` */
+    nn_wino_run run;
+} nn_wino_fetch;
+nn_wino_fetch nn_winograd_fetch_src(const nn_winograd *wino, const float *src, nn_cpu_span tiles,
+                                    nn_cpu_span blocks);
+nn_wino_fetch nn_winograd_fetch_dst(const nn_winograd *wino, const float *dst, nn_cpu_span tiles,
+                                    nn_cpu_span blocks, int is_written);
+/** The next n (tile, block) pairs. */
+void nn_winograd_fetch(nn_wino_fetch *fetch, int64_t n);
+/** Pairs of a whole fetch. */
+static inline int64_t nn_winograd_fetch_n(const nn_wino_fetch *fetch)
+{
+    return (fetch->end - fetch->tile) * fetch->blocks.n;
+}
+
+/** Filters of a group of dst blocks, transformed: (position, src channel, dst channel of the
+ *  group), positions a pitch apart. */
+int64_t nn_wino_filter_pitch(int64_t src_blocks, int n_blocks);
+/** Of one block of src channels; out: the group's. */
+void nn_wino_transform_filters(const nn_winograd *wino, const nn_wino_filters *filters,
+                               int64_t group, int64_t src_block, float *out);
+
+/** Products of one position: n_tiles tiles of src, all its blocks, by the filters of one or two
+ *  blocks of dst. x, y: of the first tile in its set; y of the first of the two blocks. */
+typedef struct nn_wino_product {
+    const nn_wino_set *src, *dst;
+    const float *x, *filter;
+    float *y;
+    int64_t n_tiles; /* the first is a multiple of the sets' width */
+} nn_wino_product;
+void nn_wino_multiply(const nn_wino_product *product, int n_blocks);
 
 /** The gradient of the filter. */
 typedef struct nn_winograd_gradient {
     nn_winograd wino;                 /* of the forward pass */
-    int64_t groups_per_part, n_parts; /* groups of output channels that a task computes */
+    int64_t src_blocks, dst_blocks;   /* of a patch of the filter; dst: whole groups */
+    int64_t n_src_parts, n_dst_parts; /* patches */
+    int64_t tiles_per_part;
     int64_t tiles_per_share, n_shares;
-    int64_t sum_floats; /* of one (share, part) */
+    int n_steps, steps_per_task; /* thirds of the positions, or one step of all: places_per_step */
+    int places_per_step;
+    nn_wino_set src_set, dst_set; /* of a part, a patch and a step */
+    int64_t sum_floats;           /* of one (share, patch, step) */
     int64_t total_floats, scratch_floats;
 } nn_winograd_gradient;
 
@@ -84,22 +167,24 @@ void nn_winograd_gradient_plan(const nn_conv2d_geom *geom, nn_winograd_gradient 
 void nn_winograd_gradient_run(nn_backend *backend, const nn_winograd_gradient *plan, const float *x,
                               const float *dy, float *dfilter, float *sums, float *scratch);
 
-/* --- Transforms of one tile and one block of 16 channels (winograd_tile.c) ----------------------
+/* --- Transforms of blocks of 16 channels (winograd_tile.c) ------------------------------------ */
+
+/** Blocks of channels to transform: planes follow each other, results are a pitch apart. */
+typedef struct nn_wino_blocks {
+    int64_t n, pitch;
+} nn_wino_blocks;
+
+/** out[i * pitch + block * blocks->pitch + tile * 16] = (B^T x B)[i], i = 0 to 35, or 0 to 11 of a
+ *  third, and (A dy A^T) in the same way; x and dy count as 0 outside their planes. third may be
+ *  NN_WINO_ALL. */
+void nn_wino_input(const float *plane, const nn_wino_run *run, const nn_wino_blocks *blocks,
+                   int third, float *out, int64_t pitch);
+void nn_wino_output_adjoint(const float *plane, const nn_wino_run *run,
+                            const nn_wino_blocks *blocks, int third, float *out, int64_t pitch);
+/** y (+)= A^T m A + bias where a tile is inside; m[i * pitch + tile * 16]. bias: 16 floats or NULL.
  */
-
-/** Rows and columns of a plane (h, w, 16) that a tile covers; its corner may lie outside. */
-typedef struct nn_wino_window {
-    int64_t h, w;     /* of the plane */
-    int64_t row, col; /* of the tile's corner */
-} nn_wino_window;
-
-/** out[i * pitch] = (B^T x B)[i], i = 0 to 35; x counts as 0 outside its plane. */
-void nn_wino_input(const float *plane, nn_wino_window window, float *out, int64_t pitch);
-/** y (+)= A^T m A + bias where the tile is inside; m[i * pitch]. bias: 16 floats or NULL. */
 void nn_wino_output(const float *m, int64_t pitch, const float *bias, int accumulate, float *plane,
-                    nn_wino_window window);
-/** out[i * pitch] = (A dy A^T)[i]; dy counts as 0 outside. */
-void nn_wino_output_adjoint(const float *plane, nn_wino_window window, float *out, int64_t pitch);
+                    const nn_wino_run *run);
 /** out[i * pitch] = (G filter G^T)[i] of 16 channels; filter[tap * 16]. */
 void nn_wino_filter(const float *filter, float *out, int64_t pitch);
 /** out[tap * 16] = (G^T sum G)[tap] of 16 channels; sum[i * pitch]. */

@@ -41,7 +41,7 @@ CVY_INLINE_ALWAYS void output_line(const nn_vec m[IN], nn_vec out[OUT])
     out[0] = m[0] + sum_a + sum_b;
     out[1] = times(A, difference_a) + times(B, difference_b);
     out[2] = times(A2, sum_a) + times(B2, sum_b);
-    out[3] = times(A3, difference_a) + times(B3, difference_b) + m[5];
+    out[3] = m[5] + times(B3, difference_b) + times(A3, difference_a);
 }
 
 /* A y. */
@@ -86,137 +86,381 @@ CVY_INLINE_ALWAYS void filter_adjoint_line(const nn_vec u[IN], nn_vec out[3])
     out[2] = times(A2, sum_a) + times(B2, sum_b) + u[5];
 }
 
-static int is_inside(const nn_wino_window *window, int64_t size)
+/* --- Runs of tiles ---------------------------------------------------------------------------- */
+
+/* A transform takes the rows of its result in passes over the run, each with the columns of these
+ * rows alone in registers: all 36 values at once would spill. Rows at a point and its opposite
+ * differ in signs and share a pass. */
+
+enum { BORDER_TILES = 7 }; /* of a run that reaches over the plane's upper or lower border */
+
+static const float zeros[(BORDER_TILES * OUT + IN - OUT) * NN_CPU_BLOCK];
+
+/* What a pass reads: rows of pixels, from the first tile's corner on; the next tile is OUT pixels
+ * further. Of a single tile some columns may be outside the plane: they are read elsewhere and
+ * masked, as branches would cost more. */
+typedef struct tile_rows {
+    const float *row[IN];
+    int64_t step[IN];   /* floats from a row to that of the next block of channels */
+    int64_t n;          /* tiles */
+    int is_inside;      /* all columns are */
+    int64_t offset[IN]; /* of a column's pixel in a row */
+    int32_t keep[IN];   /* 0: masked, -1: not */
+} tile_rows;
+
+/* The next tiles of a run, size x size pixels each, that one pass can take: all inside the plane
+ * from left to right, or a single one. */
+static tile_rows cut_run(const float *plane, const nn_wino_run *run, int64_t done, int64_t size)
 {
-    return window->row >= 0 && window->col >= 0 && window->row + size <= window->h &&
-           window->col + size <= window->w;
+    const int64_t col = run->col + done * OUT, room = run->w - size - col;
+    tile_rows rows = {.n = 1, .is_inside = col >= 0 && room >= 0};
+
+    if (rows.is_inside) rows.n = nn_cpu_least(run->n - done, room / OUT + 1);
+    for (int64_t j = 0; !rows.is_inside && j < size; j++) {
+        rows.keep[j] = col + j >= 0 && col + j < run->w ? -1 : 0;
+        rows.offset[j] = rows.keep[j] ? j * NN_CPU_BLOCK : -nn_cpu_least(0, col) * NN_CPU_BLOCK;
+    }
+    if (run->row < 0 || run->row + size > run->h) rows.n = nn_cpu_least(rows.n, BORDER_TILES);
+    for (int64_t i = 0; i < size; i++) {
+        const int64_t row = run->row + i;
+        const int exists = row >= 0 && row < run->h;
+        rows.row[i] = exists ? plane + (row * run->w + col) * NN_CPU_BLOCK : zeros;
+        rows.step[i] = exists ? run->h * run->w * NN_CPU_BLOCK : 0;
+    }
+    return rows;
 }
 
-/* Row by row: a row of x, transformed along itself, becomes a row of t. */
-CVY_INLINE_ALWAYS void input_vec(const float *plane, const nn_wino_window *window, int inside,
-                                 float *out, int64_t pitch)
+/* The rows of the next block, from those after some vectors of this one. */
+static void next_block(tile_rows *rows, int64_t size)
 {
-    nn_vec t[IN][IN];
+    for (int64_t i = 0; i < size; i++) rows->row[i] += rows->step[i] - NN_CPU_BLOCK;
+}
 
-    CVY_UNROLL(6) for (int i = 0; i < IN; i++)
-    {
-        const int64_t row = window->row + i;
-        nn_vec x[IN];
+static void next_vec(tile_rows *rows, int64_t size)
+{
+    for (int64_t i = 0; i < size; i++) rows->row[i] += NN_VEC_LANES;
+}
+
+/* The pixels of the next block that tiles above and left have not read. */
+static void fetch_next_block(const tile_rows *rows, int64_t size)
+{
+    for (int64_t i = size - OUT; i < size; i++) {
+        const float *at = rows->row[i] + rows->step[i] + (size - OUT) * NN_CPU_BLOCK;
+        for (int64_t j = 0; j < rows->n * OUT; j++) CVY_PREFETCH_READ(at + j * NN_CPU_BLOCK);
+    }
+}
+
+/* Pixel j of a row. */
+CVY_INLINE_ALWAYS nn_vec pixel(const tile_rows *rows, const float *row, int j, int inside)
+{
+    if (inside) return nn_vec_load(row + j * NN_CPU_BLOCK);
+    return nn_vec_where((nn_mask){0} + rows->keep[j], nn_vec_load(row + rows->offset[j]));
+}
+
+CVY_INLINE_ALWAYS void store_input_row(const nn_vec t[IN], float *out, int64_t pitch)
+{
+    nn_vec v[IN];
+
+    input_line(t, v);
+    CVY_UNROLL(6) for (int j = 0; j < IN; j++) nn_vec_store(out + j * pitch, v[j]);
+}
+
+/* Two rows, at the points near and -near; far is the other pair's. */
+CVY_INLINE_ALWAYS void input_pair(const tile_rows *rows, float near, float far, float *out,
+                                  int64_t pitch, int inside)
+{
+    const float *x1 = rows->row[1], *x2 = rows->row[2], *x3 = rows->row[3], *x4 = rows->row[4];
+
+    for (int64_t i = 0; i < rows->n; i++) {
+        nn_vec plus[IN], minus[IN];
         CVY_UNROLL(6) for (int j = 0; j < IN; j++)
         {
-            const int64_t col = window->col + j;
-            const int exists = inside ||
-                               (row >= 0 && row < window->h && col >= 0 && col < window->w);
-            x[j] = exists ? nn_vec_load(plane + (row * window->w + col) * NN_CPU_BLOCK)
-                          : nn_vec_all(0.0f);
+            const nn_vec even = pixel(rows, x4, j, inside) -
+                                times(far * far, pixel(rows, x2, j, inside));
+            const nn_vec odd = times(near, pixel(rows, x3, j, inside)) -
+                               times(far, pixel(rows, x1, j, inside));
+            plus[j] = even + odd;
+            minus[j] = even - odd;
         }
-        input_line(x, t[i]);
-    }
-    CVY_UNROLL(6) for (int j = 0; j < IN; j++)
-    {
-        const nn_vec column[IN] = {t[0][j], t[1][j], t[2][j], t[3][j], t[4][j], t[5][j]};
-        nn_vec v[IN];
-        input_line(column, v);
-        CVY_UNROLL(6) for (int i = 0; i < IN; i++) nn_vec_store(out + (i * IN + j) * pitch, v[i]);
+        store_input_row(plus, out, pitch);
+        store_input_row(minus, out + IN * pitch, pitch);
+        x1 += OUT * NN_CPU_BLOCK;
+        x2 += OUT * NN_CPU_BLOCK;
+        x3 += OUT * NN_CPU_BLOCK;
+        x4 += OUT * NN_CPU_BLOCK;
+        out += NN_CPU_BLOCK;
     }
 }
 
-void nn_wino_input(const float *plane, nn_wino_window window, float *out, int64_t pitch)
+/* The row at 0, or with first = 1 the one at infinity. */
+CVY_INLINE_ALWAYS void input_end(const tile_rows *rows, int first, float *out, int64_t pitch,
+                                 int inside)
 {
-    const int inside = is_inside(&window, IN);
+    const float *x0 = rows->row[first], *x2 = rows->row[first + 2], *x4 = rows->row[first + 4];
 
-    for (int v = 0; v < NN_CPU_BLOCK; v += NN_VEC_LANES) {
-        if (inside) {
-            input_vec(plane + v, &window, 1, out + v, pitch);
-        } else {
-            input_vec(plane + v, &window, 0, out + v, pitch);
+    for (int64_t i = 0; i < rows->n; i++) {
+        nn_vec t[IN];
+        CVY_UNROLL(6) for (int j = 0; j < IN; j++)
+        {
+            t[j] = pixel(rows, x0, j, inside) + pixel(rows, x4, j, inside) -
+                   times(A2 + B2, pixel(rows, x2, j, inside));
         }
+        store_input_row(t, out, pitch);
+        x0 += OUT * NN_CPU_BLOCK;
+        x2 += OUT * NN_CPU_BLOCK;
+        x4 += OUT * NN_CPU_BLOCK;
+        out += NN_CPU_BLOCK;
     }
 }
 
-CVY_INLINE_ALWAYS void output_vec(const float *m, int64_t pitch, nn_vec bias, int accumulate,
-                                  float *plane, const nn_wino_window *window, int inside)
+/* A third of the positions, the rows of which are row_gap floats apart. */
+CVY_INLINE_ALWAYS void input_rows(const tile_rows *rows, int third, float *out, int64_t pitch,
+                                  int inside)
 {
-    nn_vec t[OUT][IN];
+    const int is_all = third == NN_WINO_ALL;
 
-    CVY_UNROLL(6) for (int j = 0; j < IN; j++)
-    {
-        nn_vec column[IN], s[OUT];
-        CVY_UNROLL(6) for (int i = 0; i < IN; i++)
-        {
-            column[i] = nn_vec_load(m + (i * IN + j) * pitch);
-        }
-        output_line(column, s);
-        CVY_UNROLL(4) for (int i = 0; i < OUT; i++) t[i][j] = s[i];
+    if (third == 0 || is_all) {
+        input_end(rows, 0, out, pitch, inside);
+        input_end(rows, 1, out + (is_all ? (IN - 1) * IN : IN) * pitch, pitch, inside);
     }
-    CVY_UNROLL(4) for (int i = 0; i < OUT; i++)
-    {
-        nn_vec y[OUT];
-        output_line(t[i], y);
-        CVY_UNROLL(4) for (int j = 0; j < OUT; j++)
-        {
-            const int64_t row = window->row + i, col = window->col + j;
-            float *at = plane + (row * window->w + col) * NN_CPU_BLOCK;
-            if (!inside && (row >= window->h || col >= window->w)) continue;
-            y[j] += bias;
-            if (accumulate) y[j] += nn_vec_load(at);
-            nn_vec_store(at, y[j]);
-        }
+    if (third == 1 || is_all) {
+        input_pair(rows, A, B, out + (is_all ? IN : 0) * pitch, pitch, inside);
     }
+    if (third == 2 || is_all) {
+        input_pair(rows, B, A, out + (is_all ? 3 * IN : 0) * pitch, pitch, inside);
+    }
+}
+
+void nn_wino_input(const float *plane, const nn_wino_run *run, const nn_wino_blocks *blocks,
+                   int third, float *out, int64_t pitch)
+{
+    for (int64_t i = 0; i < run->n;) {
+        tile_rows rows = cut_run(plane, run, i, IN);
+        for (int64_t j = 0; j < blocks->n; j++) {
+            if (j + 1 < blocks->n) fetch_next_block(&rows, IN);
+            for (int v = 0; v < NN_CPU_BLOCK; v += NN_VEC_LANES) {
+                float *const to = out + j * blocks->pitch + i * NN_CPU_BLOCK + v;
+                if (rows.is_inside) {
+                    input_rows(&rows, third, to, pitch, 1);
+                } else {
+                    input_rows(&rows, third, to, pitch, 0);
+                }
+                next_vec(&rows, IN);
+            }
+            next_block(&rows, IN);
+        }
+        i += rows.n;
+    }
+}
+
+/* Where and how a run of tiles of y is written. */
+typedef struct output_rows {
+    nn_vec bias;
+    float *y;
+    int64_t row_pitch;
+    int64_t n;              /* tiles */
+    int64_t n_rows, n_cols; /* of each that exist */
+} output_rows;
+
+CVY_INLINE_ALWAYS void store_output_row(const output_rows *rows, float *y, int row, int inside,
+                                        int accumulate, const nn_vec t[IN])
+{
+    nn_vec out[OUT];
+
+    if (!inside && row >= rows->n_rows) return;
+    output_line(t, out);
+    CVY_UNROLL(4) for (int j = 0; j < OUT; j++)
+    {
+        float *at = y + row * rows->row_pitch + j * NN_CPU_BLOCK;
+        if (!inside && j >= rows->n_cols) continue;
+        out[j] += rows->bias;
+        if (accumulate) out[j] += nn_vec_load(at);
+        nn_vec_store(at, out[j]);
+    }
+}
+
+/* Even rows of y, from sums of the products at a point and its opposite. */
+CVY_INLINE_ALWAYS void output_even(const float *m, int64_t pitch, const output_rows *rows,
+                                   int inside, int accumulate)
+{
+    float *y = rows->y;
+
+    for (int64_t i = 0; i < rows->n; i++) {
+        nn_vec first[IN], second[IN];
+        CVY_UNROLL(6) for (int j = 0; j < IN; j++)
+        {
+            const float *at = m + j * pitch;
+            const nn_vec sum_a = nn_vec_load(at + IN * pitch) + nn_vec_load(at + 2 * IN * pitch);
+            const nn_vec sum_b = nn_vec_load(at + 3 * IN * pitch) +
+                                 nn_vec_load(at + 4 * IN * pitch);
+            first[j] = nn_vec_load(at) + sum_a + sum_b;
+            second[j] = times(A2, sum_a) + times(B2, sum_b);
+        }
+        store_output_row(rows, y, 0, inside, accumulate, first);
+        store_output_row(rows, y, 2, inside, accumulate, second);
+        m += NN_CPU_BLOCK;
+        y += OUT * NN_CPU_BLOCK;
+    }
+}
+
+/* Odd rows, from differences. */
+CVY_INLINE_ALWAYS void output_odd(const float *m, int64_t pitch, const output_rows *rows,
+                                  int inside, int accumulate)
+{
+    float *y = rows->y;
+
+    for (int64_t i = 0; i < rows->n; i++) {
+        nn_vec first[IN], second[IN];
+        CVY_UNROLL(6) for (int j = 0; j < IN; j++)
+        {
+            const float *at = m + j * pitch;
+            const nn_vec difference_a = nn_vec_load(at + IN * pitch) -
+                                        nn_vec_load(at + 2 * IN * pitch);
+            const nn_vec difference_b = nn_vec_load(at + 3 * IN * pitch) -
+                                        nn_vec_load(at + 4 * IN * pitch);
+            first[j] = times(A, difference_a) + times(B, difference_b);
+            second[j] = nn_vec_load(at + 5 * IN * pitch) + times(B3, difference_b) +
+                        times(A3, difference_a);
+        }
+        store_output_row(rows, y, 1, inside, accumulate, first);
+        store_output_row(rows, y, 3, inside, accumulate, second);
+        m += NN_CPU_BLOCK;
+        y += OUT * NN_CPU_BLOCK;
+    }
+}
+
+static void output_inside(const float *m, int64_t pitch, const output_rows *rows)
+{
+    output_even(m, pitch, rows, 1, 0);
+    output_odd(m, pitch, rows, 1, 0);
+}
+
+static void output_inside_add(const float *m, int64_t pitch, const output_rows *rows)
+{
+    output_even(m, pitch, rows, 1, 1);
+    output_odd(m, pitch, rows, 1, 1);
+}
+
+static void output_border(const float *m, int64_t pitch, const output_rows *rows, int accumulate)
+{
+    output_even(m, pitch, rows, 0, accumulate);
+    output_odd(m, pitch, rows, 0, accumulate);
 }
 
 void nn_wino_output(const float *m, int64_t pitch, const float *bias, int accumulate, float *plane,
-                    nn_wino_window window)
+                    const nn_wino_run *run)
 {
-    const int inside = is_inside(&window, OUT);
+    const int64_t n_rows = nn_cpu_least(OUT, run->h - run->row);
+    const int64_t n_whole = nn_cpu_least(run->n, (run->w - run->col) / OUT);
 
     for (int v = 0; v < NN_CPU_BLOCK; v += NN_VEC_LANES) {
-        const nn_vec add = bias != NULL ? nn_vec_load(bias + v) : nn_vec_all(0.0f);
-        if (inside && !accumulate) {
-            output_vec(m + v, pitch, add, 0, plane + v, &window, 1);
+        output_rows rows = {
+            .bias = bias != NULL ? nn_vec_load(bias + v) : nn_vec_all(0.0f),
+            .y = plane + (run->row * run->w + run->col) * NN_CPU_BLOCK + v,
+            .row_pitch = run->w * NN_CPU_BLOCK,
+            .n = n_whole,
+            .n_rows = n_rows,
+            .n_cols = OUT,
+        };
+        if (n_rows < OUT) {
+            output_border(m + v, pitch, &rows, accumulate);
+        } else if (accumulate) {
+            output_inside_add(m + v, pitch, &rows);
         } else {
-            output_vec(m + v, pitch, add, accumulate, plane + v, &window, inside);
+            output_inside(m + v, pitch, &rows);
         }
+        if (n_whole == run->n) continue;
+        rows.n = 1;
+        rows.n_cols = run->w - run->col - n_whole * OUT;
+        rows.y += n_whole * OUT * NN_CPU_BLOCK;
+        output_border(m + v + n_whole * NN_CPU_BLOCK, pitch, &rows, accumulate);
     }
 }
 
-CVY_INLINE_ALWAYS void output_adjoint_vec(const float *plane, const nn_wino_window *window,
-                                          int inside, float *out, int64_t pitch)
+CVY_INLINE_ALWAYS void store_adjoint_row(const nn_vec t[OUT], float *out, int64_t pitch)
 {
-    nn_vec t[OUT][IN];
+    nn_vec v[IN];
 
-    CVY_UNROLL(4) for (int i = 0; i < OUT; i++)
-    {
-        const int64_t row = window->row + i;
-        nn_vec y[OUT];
+    output_adjoint_line(t, v);
+    CVY_UNROLL(6) for (int j = 0; j < IN; j++) nn_vec_store(out + j * pitch, v[j]);
+}
+
+CVY_INLINE_ALWAYS void adjoint_pair(const tile_rows *rows, float point, float *out, int64_t pitch,
+                                    int inside)
+{
+    const float *y0 = rows->row[0], *y1 = rows->row[1], *y2 = rows->row[2], *y3 = rows->row[3];
+
+    for (int64_t i = 0; i < rows->n; i++) {
+        nn_vec plus[OUT], minus[OUT];
         CVY_UNROLL(4) for (int j = 0; j < OUT; j++)
         {
-            const int64_t col = window->col + j;
-            const int exists = inside || (row < window->h && col < window->w);
-            y[j] = exists ? nn_vec_load(plane + (row * window->w + col) * NN_CPU_BLOCK)
-                          : nn_vec_all(0.0f);
+            const nn_vec even = pixel(rows, y0, j, inside) +
+                                times(point * point, pixel(rows, y2, j, inside));
+            const nn_vec odd = times(point, pixel(rows, y1, j, inside)) +
+                               times(point * point * point, pixel(rows, y3, j, inside));
+            plus[j] = even + odd;
+            minus[j] = even - odd;
         }
-        output_adjoint_line(y, t[i]);
-    }
-    CVY_UNROLL(6) for (int j = 0; j < IN; j++)
-    {
-        const nn_vec column[OUT] = {t[0][j], t[1][j], t[2][j], t[3][j]};
-        nn_vec v[IN];
-        output_adjoint_line(column, v);
-        CVY_UNROLL(6) for (int i = 0; i < IN; i++) nn_vec_store(out + (i * IN + j) * pitch, v[i]);
+        store_adjoint_row(plus, out, pitch);
+        store_adjoint_row(minus, out + IN * pitch, pitch);
+        y0 += OUT * NN_CPU_BLOCK;
+        y1 += OUT * NN_CPU_BLOCK;
+        y2 += OUT * NN_CPU_BLOCK;
+        y3 += OUT * NN_CPU_BLOCK;
+        out += NN_CPU_BLOCK;
     }
 }
 
-void nn_wino_output_adjoint(const float *plane, nn_wino_window window, float *out, int64_t pitch)
+CVY_INLINE_ALWAYS void adjoint_end(const tile_rows *rows, int row, float *out, int64_t pitch,
+                                   int inside)
 {
-    const int inside = is_inside(&window, OUT);
+    const float *y = rows->row[row];
 
-    for (int v = 0; v < NN_CPU_BLOCK; v += NN_VEC_LANES) {
-        if (inside) {
-            output_adjoint_vec(plane + v, &window, 1, out + v, pitch);
-        } else {
-            output_adjoint_vec(plane + v, &window, 0, out + v, pitch);
+    for (int64_t i = 0; i < rows->n; i++) {
+        nn_vec t[OUT];
+        CVY_UNROLL(4) for (int j = 0; j < OUT; j++) t[j] = pixel(rows, y, j, inside);
+        store_adjoint_row(t, out, pitch);
+        y += OUT * NN_CPU_BLOCK;
+        out += NN_CPU_BLOCK;
+    }
+}
+
+CVY_INLINE_ALWAYS void adjoint_rows(const tile_rows *rows, int third, float *out, int64_t pitch,
+                                    int inside)
+{
+    const int is_all = third == NN_WINO_ALL;
+
+    if (third == 0 || is_all) {
+        adjoint_end(rows, 0, out, pitch, inside);
+        adjoint_end(rows, OUT - 1, out + (is_all ? (IN - 1) * IN : IN) * pitch, pitch, inside);
+    }
+    if (third == 1 || is_all) {
+        adjoint_pair(rows, A, out + (is_all ? IN : 0) * pitch, pitch, inside);
+    }
+    if (third == 2 || is_all) {
+        adjoint_pair(rows, B, out + (is_all ? 3 * IN : 0) * pitch, pitch, inside);
+    }
+}
+
+void nn_wino_output_adjoint(const float *plane, const nn_wino_run *run,
+                            const nn_wino_blocks *blocks, int third, float *out, int64_t pitch)
+{
+    for (int64_t i = 0; i < run->n;) {
+        tile_rows rows = cut_run(plane, run, i, OUT);
+        for (int64_t j = 0; j < blocks->n; j++) {
+            if (j + 1 < blocks->n) fetch_next_block(&rows, OUT);
+            for (int v = 0; v < NN_CPU_BLOCK; v += NN_VEC_LANES) {
+                float *const to = out + j * blocks->pitch + i * NN_CPU_BLOCK + v;
+                if (rows.is_inside) {
+                    adjoint_rows(&rows, third, to, pitch, 1);
+                } else {
+                    adjoint_rows(&rows, third, to, pitch, 0);
+                }
+                next_vec(&rows, OUT);
+            }
+            next_block(&rows, OUT);
         }
+        i += rows.n;
     }
 }
 

@@ -1,0 +1,97 @@
+#include "nn/backends/cpu/conv_tile_internal.h"
+#include "nn/backends/cpu/winograd_internal.h"
+
+/* The products at one position. As in conv_tile.c sums stay in registers over all channels of src,
+ * but the tiles of a block follow each other, then the blocks, so that what comes next is known and
+ * fetched while this block is multiplied. */
+
+enum { MOST_VECS = 2 * NN_VECS_PER_BLOCK, MOST_TILES = 16 };
+
+CVY_INLINE_ALWAYS void multiply_full(const float *x, const float *filter, int64_t n_blocks,
+                                     int n_tiles, int n_out_blocks, float *y, int64_t y_block_pitch)
+{
+    const int n_vecs = n_out_blocks * NN_VECS_PER_BLOCK;
+    nn_vec sum[MOST_TILES][MOST_VECS];
+
+    CVY_UNROLL(16) for (int i = 0; i < n_tiles; i++)
+    {
+        CVY_UNROLL(16) for (int v = 0; v < n_vecs; v++) sum[i][v] = nn_vec_all(0.0f);
+    }
+    for (int64_t block = 0; block < n_blocks; block++) {
+        for (int c = 0; c < NN_CPU_BLOCK; c++) {
+            nn_vec f[MOST_VECS];
+            CVY_UNROLL(16) for (int v = 0; v < n_vecs; v++)
+            {
+                f[v] = nn_vec_load(filter + v * NN_VEC_LANES);
+            }
+            CVY_UNROLL(16) for (int i = 0; i < n_tiles; i++)
+            {
+                const nn_vec value = nn_vec_all(x[i * NN_CPU_BLOCK + c]);
+                CVY_UNROLL(16) for (int v = 0; v < n_vecs; v++) sum[i][v] += value * f[v];
+            }
+            CVY_PREFETCH_NEAR(x + (n_tiles + c) * NN_CPU_BLOCK);
+            CVY_PREFETCH_NEAR(filter + NN_CPU_BLOCK * n_vecs * NN_VEC_LANES);
+            if (n_out_blocks == 2) {
+                CVY_PREFETCH_NEAR(filter + (NN_CPU_BLOCK * n_vecs + 1) * NN_VEC_LANES);
+            }
+            filter += n_vecs * NN_VEC_LANES;
+        }
+        x += n_tiles * NN_CPU_BLOCK;
+    }
+    CVY_UNROLL(16) for (int v = 0; v < n_vecs; v++)
+    {
+        float *to = y + v / NN_VECS_PER_BLOCK * y_block_pitch +
+                    v % NN_VECS_PER_BLOCK * NN_VEC_LANES;
+        CVY_UNROLL(16) for (int i = 0; i < n_tiles; i++)
+        {
+            nn_vec_store(to + i * NN_CPU_BLOCK, sum[i][v]);
+        }
+    }
+}
+
+static void multiply_two(const float *x, const float *filter, int64_t n_blocks, float *y,
+                         int64_t y_block_pitch)
+{
+    multiply_full(x, filter, n_blocks, NN_TILE_PIXELS, 2, y, y_block_pitch);
+}
+
+static void multiply_one(const float *x, const float *filter, int64_t n_blocks, float *y)
+{
+    multiply_full(x, filter, n_blocks, NN_TILE_PIXELS, 1, y, 0);
+}
+
+static void multiply_rest(const nn_wino_product *product, const float *x, float *y, int n_blocks,
+                          int64_t n_tiles)
+{
+    const int64_t no_offset = 0;
+    const nn_conv_tile tile = {.x = x,
+                               .x_block_pitch = product->src->width * NN_CPU_BLOCK,
+                               .n_blocks = product->src->blocks,
+                               .tap_offset = &no_offset,
+                               .n_taps = 1,
+                               .filter = product->filter,
+                               .y = y,
+                               .y_block_pitch = product->dst->width * NN_CPU_BLOCK,
+                               .y_pixel_pitch = NN_CPU_BLOCK};
+
+    nn_conv_tile_run(&tile, n_blocks, 1, (int)n_tiles);
+}
+
+void nn_wino_multiply(const nn_wino_product *product, int n_blocks)
+{
+    const int64_t width = product->src->width, src_blocks = product->src->blocks;
+    const float *x = product->x;
+    float *y = product->y;
+
+    for (int64_t i = 0; i < product->n_tiles; i += width) {
+        if (product->n_tiles - i < width) {
+            multiply_rest(product, x, y, n_blocks, product->n_tiles - i);
+        } else if (n_blocks == 2) {
+            multiply_two(x, product->filter, src_blocks, y, width * NN_CPU_BLOCK);
+        } else {
+            multiply_one(x, product->filter, src_blocks, y);
+        }
+        x += src_blocks * width * NN_CPU_BLOCK;
+        y += product->dst->blocks * width * NN_CPU_BLOCK;
+    }
+}
