@@ -7,8 +7,8 @@
 
 enum {
     N_SHARES = NN_CPU_N_PARTIALS / 2, /* tasks at least, if there are so many images */
-    CACHE_BYTES = 4 << 20,  /* of a slice, for each thread: their part of the last cache */
-    STREAM_BYTES = 16 << 20 /* of a tensor, for each thread: no cache keeps it */
+    CACHE_BYTES = 1 << 20, /* of a slice, for each thread: not more than their part of a cache */
+    STREAM_BYTES = 8 << 20 /* of a tensor, for each thread: more than their part of any cache */
 };
 _Static_assert(NN_CPU_PARTIAL == 2 * NN_CPU_BLOCK, "two sums for each channel of a block");
 
