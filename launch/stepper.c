@@ -185,17 +185,29 @@ cvy_status launch_stepper_step(launch_stepper *s)
     return CVY_OK;
 }
 
-/* Digits of a hash of all weights: equal for equal bits. */
+/* Digits of a hash of all weights: equal for equal bits. Taken piece by piece: a whole copy would
+ * show in the peak of the memory. */
 static cvy_status weights_text(launch_stepper *s, char out[17])
 {
+    enum { PIECE_BYTES = 1 << 20 };
     const size_t size_bytes = (size_t)nn_graph_params(s->graph)->tail_offset * sizeof(float);
-    float *host = cvy_alloc(size_bytes);
+    unsigned char *piece = cvy_alloc(PIECE_BYTES);
+    cvy_hasher *hasher = cvy_hasher_open();
+    cvy_status status = CVY_OK;
 
-    if (host == NULL) return CVY_FAIL(CVY_ERR_NO_MEMORY, "a copy of the weights");
-    cvy_status status = s->backend->ops->copy_out(s->backend, host, s->weights, size_bytes);
-    if (status == CVY_OK) status = s->backend->ops->sync(s->backend);
-    if (status == CVY_OK) cvy_hash_text(cvy_hash64(host, size_bytes), out);
-    cvy_free(host);
+    if (piece == NULL || hasher == NULL) {
+        status = CVY_FAIL(CVY_ERR_NO_MEMORY, "a hash of the weights");
+    }
+    for (size_t at = 0; status == CVY_OK && at < size_bytes; at += PIECE_BYTES) {
+        const size_t n = size_bytes - at < PIECE_BYTES ? size_bytes - at : PIECE_BYTES;
+        const nn_backend_ops *ops = s->backend->ops;
+        status = ops->copy_out(s->backend, piece, (const char *)(const void *)s->weights + at, n);
+        if (status == CVY_OK) status = ops->sync(s->backend);
+        if (status == CVY_OK) cvy_hasher_add(hasher, piece, n);
+    }
+    if (status == CVY_OK) cvy_hash_text(cvy_hasher_value(hasher), out);
+    cvy_hasher_close(&hasher);
+    cvy_free(piece);
     return status;
 }
 

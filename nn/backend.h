@@ -71,21 +71,33 @@ typedef struct nn_bn_geom {
     double eps;
 } nn_bn_geom;
 
-/** y = max(batchnorm(x) + residual, 0) in one sweep; residual may be NULL. Training writes mean,
- *  invstd and batch_var; inference is given running statistics instead. */
+/** y = batchnorm(x) + residual, then max(., 0) if is_relu, in one sweep. Training writes mean,
+ * invstd and batch_var; inference is given running statistics instead. Both write what y was made
+ * with,
+ *
+ *      y = (x - mean) scale + shift, + residual, max(., 0),
+ *
+ *  where the mean of inference is the running one; norm_chain_again reads it. */
 typedef struct nn_norm_chain {
-    const float *x, *residual, *gamma, *beta;
+    const float *x, *residual; /* residual: NULL for none */
+    const float *gamma, *beta;
     const float *running_mean, *running_var; /* NULL: training */
-    float *y, *mean, *invstd, *batch_var;
+    int is_relu;
+    float *y; /* may be x or residual */
+    float *mean, *invstd, *batch_var;
+    float *scale, *shift;
 } nn_norm_chain;
 
-/** With d = dy where y > 0: dx and dgamma, dbeta as batchnorm_backward of d, and dresidual = d. */
+/** With d = dy where y > 0 (dy itself without is_relu): dx and dgamma, dbeta as batchnorm_backward
+ *  of d, and dresidual = d. */
 typedef struct nn_norm_chain_gradient {
-    const float *x, *y, *gamma, *mean, *invstd;
+    const float *x, *gamma, *mean, *invstd, *scale, *shift;
+    const float *y; /* NULL: there was no residual, so the sign of y follows from x */
+    int is_relu;
     float *dy; /* contents lost */
-    float *dx; /* not dy */
+    float *dx; /* may be dy, unless it adds or dresidual is */
     int accumulate;
-    float *dresidual; /* NULL: not wanted; neither dx nor dy */
+    float *dresidual; /* NULL: not wanted; may be dy, unless it adds; not dx */
     int accumulate_residual;
     float *dgamma, *dbeta;
 } nn_norm_chain_gradient;
@@ -184,10 +196,13 @@ struct nn_backend_ops {
                                      const float *invstd, float *dx, int accumulate, float *dgamma,
                                      float *dbeta);
 
-    /* Optional (both or none; NULL: the layers run one by one): a batchnorm, a sum and a rectifier.
+    /* Optional (all or none; NULL: the layers run one by one): a batchnorm, a sum and a rectifier.
+     * Again: the bits of y once more, from x, residual, mean, scale and shift as forward left them.
      */
     cvy_status (*norm_chain_forward)(nn_backend *backend, const nn_bn_geom *geom,
                                      const nn_norm_chain *chain);
+    cvy_status (*norm_chain_again)(nn_backend *backend, const nn_bn_geom *geom,
+                                   const nn_norm_chain *chain);
     cvy_status (*norm_chain_backward)(nn_backend *backend, const nn_bn_geom *geom,
                                       const nn_norm_chain_gradient *chain);
 

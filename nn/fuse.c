@@ -1,7 +1,8 @@
 #include "nn/plan_internal.h"
 
 /* Chains batchnorm2d -> relu and batchnorm2d -> add -> relu that a backend does in one sweep. The
- * chain runs where its rectifier stands, forward and backward; its other layers then do nothing. */
+ * chain runs where its rectifier stands, forward and backward; its other layers then do nothing.
+ * Any other batchnorm2d is a chain by itself. */
 
 static const nn_graph_layer *producer(const nn_graph *graph, nn_value value)
 {
@@ -60,5 +61,13 @@ void nn_fuse(const nn_backend *backend, const nn_graph *graph, int *n_reads, nn_
     count_reads(graph, n_reads);
     for (int i = 0; i < plan->n_layers; i++) {
         if (has_role(nn_graph_layer_at(graph, i), NN_ROLE_RELU)) join(graph, n_reads, i, plan);
+    }
+    for (int i = 0; i < plan->n_layers; i++) {
+        if (plan->chain[i] != NN_NO_CHAIN || !has_role(nn_graph_layer_at(graph, i), NN_ROLE_NORM)) {
+            continue;
+        }
+        plan->chain[i] = i;
+        plan->chain_norm[i] = i;
+        plan->chain_add[i] = -1;
     }
 }

@@ -44,9 +44,11 @@ typedef struct nn_outcome {
     float *confidence;
 } nn_outcome;
 
-/** What follows a normalisation in one sweep: y = max(norm(x) + residual, 0). y and dy of the call
- *  are then those of the rectifier. */
+/** That a normalisation runs as a chain in one sweep: y = norm(x) + residual, max(., 0) if is_relu.
+ *  y and dy of the call are then those of the chain's end; y may lie where x or residual does. */
 typedef struct nn_layer_tail {
+    int is_relu;
+    int is_again; /* forward: y once more, for the backward pass; nothing else is written */
     const float *residual; /* forward; NULL: none */
     float *dy;             /* backward: dy of the call, whose contents may be lost */
     float *dresidual;      /* backward; NULL: none, or not wanted */

@@ -54,7 +54,10 @@ cvy_status nn_net_create(nn_backend *backend, const nn_graph *graph, const nn_ne
     for (int i = 0; i < nn_graph_n_layers(graph); i++) {
         if (nn_graph_layer_at(graph, i)->plan.is_loss) net->loss_idx = i;
     }
-    CVY_GOTO_IF_ERR(fail, status, nn_plan_create(backend, graph, net->is_inference, &net->plan));
+    const nn_plan_options plan = {
+        .is_inference = net->is_inference,
+        .again_depth = options != NULL && options->keeps_all ? NN_NEVER : NN_AGAIN_DEPTH};
+    CVY_GOTO_IF_ERR(fail, status, nn_plan_create(backend, graph, &plan, &net->plan));
     CVY_GOTO_IF_ERR(fail, status, alloc_results(net));
     CVY_GOTO_IF_ERR(fail, status, alloc_arena(net));
     *out = net;

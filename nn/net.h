@@ -18,6 +18,7 @@ typedef struct nn_net nn_net;
 
 typedef struct nn_net_options {
     int is_inference; /* no backward: activations are reused at once */
+    int keeps_all;    /* keep what backward could compute again: more memory, the same bits */
 } nn_net_options;
 
 /** graph: borrowed, must outlive the net. */

@@ -29,4 +29,13 @@ static inline void *nn_net_block(const nn_net *net, int block)
     return block == NN_NO_BLOCK ? NULL : net->arena + net->plan->blocks[block].offset;
 }
 
+/** Where the backward pass reads a value. */
+static inline float *nn_net_value_backward(const nn_net *net, int value)
+{
+    const nn_plan *plan = net->plan;
+
+    return nn_net_block(net, plan->again[value] != NN_NO_BLOCK ? plan->again[value]
+                                                               : plan->value[value]);
+}
+
 #endif

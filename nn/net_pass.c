@@ -77,21 +77,38 @@ static cvy_status forward_chain(const net_pass *pass, int layer_idx)
 {
     nn_net *net = pass->net;
     const nn_plan *plan = net->plan;
-    const int norm = plan->chain_norm[layer_idx], add = plan->chain_add[layer_idx];
-    nn_layer_tail tail = {.residual = NULL};
+    const int norm = plan->chain_norm[layer_idx];
+    nn_layer_tail tail = {.is_relu = norm != layer_idx};
     layer_call one;
 
     if (plan->chain[layer_idx] != layer_idx) return CVY_OK;
-    const nn_graph_layer *layer = nn_graph_layer_at(net->graph, norm);
+    const nn_plan_chain chain = nn_plan_chain_at(plan, net->graph, layer_idx);
     begin_call(pass, norm, &one);
-    one.x[0] = nn_net_block(net, plan->value[layer->input[0]]);
-    one.call.y = nn_net_block(net, plan->value[nn_graph_layer_at(net->graph, layer_idx)->output]);
-    if (add >= 0) {
-        const nn_value residual = nn_graph_layer_at(net->graph, add)->input[1];
-        tail.residual = nn_net_block(net, plan->value[residual]);
+    one.x[0] = nn_net_block(net, plan->value[chain.x]);
+    one.call.y = nn_net_block(net, plan->value[chain.y]);
+    if (chain.residual != NN_NO_VALUE) {
+        tail.residual = nn_net_block(net, plan->value[chain.residual]);
     }
     one.call.tail = &tail;
-    return layer->ops->forward(&one.call);
+    return nn_graph_layer_at(net->graph, norm)->ops->forward(&one.call);
+}
+
+/* The same once more, into the memory of its output's second life. */
+static cvy_status again_chain(const net_pass *pass, int layer_idx)
+{
+    nn_net *net = pass->net;
+    const nn_plan *plan = net->plan;
+    const int norm = plan->chain_norm[layer_idx];
+    nn_layer_tail tail = {.is_relu = norm != layer_idx, .is_again = 1};
+    layer_call one;
+
+    const nn_plan_chain chain = nn_plan_chain_at(plan, net->graph, layer_idx);
+    begin_call(pass, norm, &one);
+    one.x[0] = nn_net_value_backward(net, chain.x);
+    one.call.y = nn_net_value_backward(net, chain.y);
+    if (chain.residual != NN_NO_VALUE) tail.residual = nn_net_value_backward(net, chain.residual);
+    one.call.tail = &tail;
+    return nn_graph_layer_at(net->graph, norm)->ops->forward(&one.call);
 }
 
 static cvy_status forward_layer(const net_pass *pass, int layer_idx)
@@ -129,23 +146,22 @@ static cvy_status backward_chain(const net_pass *pass, int layer_idx)
     nn_net *net = pass->net;
     const nn_plan *plan = net->plan;
     const int norm = plan->chain_norm[layer_idx], add = plan->chain_add[layer_idx];
-    const nn_value y = nn_graph_layer_at(net->graph, layer_idx)->output;
-    nn_layer_tail tail = {.residual = NULL};
+    nn_layer_tail tail = {.is_relu = norm != layer_idx};
     layer_call one;
 
     if (plan->chain[layer_idx] != layer_idx) return CVY_OK;
     const nn_graph_layer *layer = nn_graph_layer_at(net->graph, norm);
+    const nn_plan_chain chain = nn_plan_chain_at(plan, net->graph, layer_idx);
     begin_call(pass, norm, &one);
-    one.x[0] = nn_net_block(net, plan->value[layer->input[0]]);
-    one.dx[0] = nn_net_block(net, plan->grad[layer->input[0]]);
+    one.x[0] = nn_net_value_backward(net, chain.x);
+    one.dx[0] = nn_net_block(net, plan->grad[chain.x]);
     one.accumulate[0] = adds_to_gradient(plan, layer, norm, 0);
-    one.call.y = nn_net_block(net, plan->value[y]);
-    tail.dy = nn_net_block(net, plan->grad[y]);
+    tail.dy = nn_net_block(net, plan->grad[chain.y]);
     one.call.dy = tail.dy;
     if (add >= 0) {
-        const nn_graph_layer *sum = nn_graph_layer_at(net->graph, add);
-        tail.dresidual = nn_net_block(net, plan->grad[sum->input[1]]);
-        tail.accumulate = adds_to_gradient(plan, sum, add, 1);
+        one.call.y = nn_net_value_backward(net, chain.y);
+        tail.dresidual = nn_net_block(net, plan->grad[chain.residual]);
+        tail.accumulate = adds_to_gradient(plan, nn_graph_layer_at(net->graph, add), add, 1);
     }
     one.call.dx = one.dx;
     one.call.accumulate = one.accumulate;
@@ -164,11 +180,11 @@ static cvy_status backward_layer(const net_pass *pass, int layer_idx)
     begin_call(pass, layer_idx, &one);
     for (int j = 0; j < layer->n_inputs; j++) {
         const nn_value x = layer->input[j];
-        one.x[j] = layer->plan.needs & NN_NEEDS_X ? nn_net_block(net, plan->value[x]) : NULL;
+        one.x[j] = layer->plan.needs & NN_NEEDS_X ? nn_net_value_backward(net, x) : NULL;
         one.dx[j] = nn_net_block(net, plan->grad[x]);
         one.accumulate[j] = adds_to_gradient(plan, layer, layer_idx, j);
     }
-    if (layer->plan.needs & NN_NEEDS_Y) one.call.y = nn_net_block(net, plan->value[layer->output]);
+    if (layer->plan.needs & NN_NEEDS_Y) one.call.y = nn_net_value_backward(net, layer->output);
     if (!layer->plan.is_loss) one.call.dy = nn_net_block(net, plan->grad[layer->output]);
     one.call.dx = one.dx;
     one.call.accumulate = one.accumulate;
@@ -308,6 +324,23 @@ static cvy_status check_backward(const net_pass *pass)
     return CVY_OK;
 }
 
+/* What is due to be computed again before a layer runs backward, inputs before outputs. A profile
+ * shows it where the value's own layer has its backward time. */
+static cvy_status compute_again(const net_pass *pass, int layer_idx)
+{
+    nn_net *net = pass->net;
+    const nn_plan *plan = net->plan;
+    const int tick = nn_plan_backward_tick(plan, layer_idx);
+    int64_t n_calls = 0; /* of the layer itself */
+
+    for (nn_value v = 1; v <= layer_idx + 1; v++) {
+        if (plan->again_at[v] != tick) continue;
+        CVY_RETURN_IF_ERR(
+            run_layer(pass, v - 1, again_chain, &net->times[v - 1].backward_s, &n_calls));
+    }
+    return CVY_OK;
+}
+
 cvy_status nn_net_backward(nn_net *net, const nn_batch *batch, const float *weights, float *grads,
                            nn_net_ready ready, void *ready_arg)
 {
@@ -320,6 +353,7 @@ cvy_status nn_net_backward(nn_net *net, const nn_batch *batch, const float *weig
     for (int i = net->plan->n_layers - 1; i >= 0; i--) {
         const nn_graph_layer *layer = nn_graph_layer_at(net->graph, i);
         nn_layer_time *spent = &net->times[i];
+        CVY_RETURN_IF_ERR(compute_again(&pass, i));
         CVY_RETURN_IF_ERR(
             run_layer(&pass, i, backward_or_clear, &spent->backward_s, &spent->n_backward));
         if (layer->plan.n_params == 0) continue;

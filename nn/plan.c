@@ -10,7 +10,7 @@ typedef struct planning {
     nn_plan *plan;
     nn_backend *backend;
     const nn_graph *graph;
-    int is_inference;
+    const nn_plan_options *options;
     int *is_wanted; /* [n_values] whether the gradient of the value is of use */
 } planning;
 
@@ -42,7 +42,7 @@ static void find_wanted(planning *planner)
             is_wanted[layer->output] |= is_wanted[layer->input[j]];
         }
     }
-    if (planner->is_inference) return;
+    if (planner->options->is_inference) return;
 
     /* runs_backward first says whether the loss depends on the layer. */
     for (int i = plan->n_layers - 1; i >= 0; i--) {
@@ -123,35 +123,46 @@ static int lie_alike(const planning *planner, nn_value a, nn_value b)
            backend->ops->is_dense(backend, &shape_a) && backend->ops->is_dense(backend, &shape_b);
 }
 
-static int is_read_backward(const planning *planner, int layer_idx, unsigned what)
+/* Last tick at which each value is read in its only life, or in its first one (of which the
+ * backward pass reads nothing) and its second; NN_NEVER: never. */
+typedef struct last_reads {
+    int *first_life, *second_life;
+} last_reads;
+
+static void read_backward(const nn_plan *plan, nn_value value, int tick, const last_reads *last)
 {
-    return planner->plan->runs_backward[layer_idx] &&
-           (layer_at(planner, layer_idx)->plan.needs & what) != 0;
+    int *const of = plan->again_at[value] == NN_NEVER ? last->first_life : last->second_life;
+
+    if (of[value] < tick) of[value] = tick;
 }
 
-/* Last tick at which each value is read; -1: never. */
-static void find_last_reads(const planning *planner, int *last_read)
+static void find_last_reads(const planning *planner, const last_reads *last)
 {
     nn_plan *plan = planner->plan;
 
-    for (int v = 0; v < plan->n_values; v++) last_read[v] = -1;
+    for (int v = 0; v < plan->n_values; v++) last->first_life[v] = last->second_life[v] = NN_NEVER;
     for (int i = 0; i < plan->n_layers; i++) {
         const nn_graph_layer *layer = layer_at(planner, i);
         const int tick = nn_plan_runs_at(plan, i);
         for (int j = 0; j < layer->n_inputs; j++) {
-            int *last = &last_read[layer->input[j]];
-            if (*last < tick) *last = tick;
+            int *first = &last->first_life[layer->input[j]];
+            if (*first < tick) *first = tick;
         }
     }
-    for (int i = plan->n_layers - 1; i >= 0; i--) { /* backward ticks, in their order */
+    for (int i = 0; i < plan->n_layers; i++) {
         const nn_graph_layer *layer = layer_at(planner, i);
-        const int tick = nn_plan_backward_tick(plan, i);
-        for (int j = 0; j < layer->n_inputs; j++) {
-            if (is_read_backward(planner, i, NN_NEEDS_X)) last_read[layer->input[j]] = tick;
+        const int tick = nn_plan_backward_tick(plan, nn_plan_runs_at(plan, i));
+        for (int j = 0; nn_plan_reads_x(plan, layer) && j < layer->n_inputs; j++) {
+            read_backward(plan, layer->input[j], tick, last);
         }
-        if (is_read_backward(planner, i, NN_NEEDS_Y)) last_read[layer->output] = tick;
+        if (nn_plan_reads_y(plan, layer)) read_backward(plan, layer->output, tick, last);
+        if (plan->again_at[layer->output] == NN_NEVER) continue;
+        const nn_plan_chain chain = nn_plan_chain_at(plan, planner->graph, i);
+        read_backward(plan, chain.x, plan->again_at[chain.y], last);
+        if (chain.residual == NN_NO_VALUE) continue;
+        read_backward(plan, chain.residual, plan->again_at[chain.y], last);
     }
-    last_read[nn_graph_logits(planner->graph)] = plan->n_ticks - 1; /* kept for the caller */
+    last->first_life[nn_graph_logits(planner->graph)] = plan->n_ticks - 1; /* for the caller */
 }
 
 static int reads_once(const nn_graph_layer *layer, nn_value value)
@@ -162,24 +173,74 @@ static int reads_once(const nn_graph_layer *layer, nn_value value)
     return n == 1;
 }
 
-static void add_values(planning *planner, const int *last_read)
+/* A layer that only hands a value on inside a chain. */
+static int is_inside_chain(const nn_plan *plan, int layer_idx)
+{
+    return plan->chain[layer_idx] != NN_NO_CHAIN && plan->chain[layer_idx] != layer_idx;
+}
+
+/* The input whose memory a layer, or a chain, can write its output to; NN_NO_VALUE: none. */
+static nn_value place_for_output(const planning *planner, int layer_idx, const int *last_read)
+{
+    const nn_plan *plan = planner->plan;
+    const nn_graph_layer *layer = layer_at(planner, layer_idx);
+    const nn_value x = layer->input[0];
+
+    if (plan->chain[layer_idx] != NN_NO_CHAIN) {
+        const nn_plan_chain chain = nn_plan_chain_at(plan, planner->graph, layer_idx);
+        if (last_read[chain.x] == layer_idx) return chain.x;
+        if (chain.residual == NN_NO_VALUE || last_read[chain.residual] != layer_idx) {
+            return NN_NO_VALUE;
+        }
+        return chain.residual;
+    }
+    return layer->plan.can_run_in_place && last_read[x] == layer_idx && reads_once(layer, x) &&
+                   lie_alike(planner, x, layer->output)
+               ? x
+               : NN_NO_VALUE;
+}
+
+static void add_values(planning *planner, const last_reads *last)
 {
     nn_plan *plan = planner->plan;
+    const int *last_read = last->first_life;
 
     plan->value[0] = new_block(plan, value_bytes(planner, 0), 0,
                                last_read[0] > 0 ? last_read[0] : 0);
+    plan->again[0] = NN_NO_BLOCK;
     for (int i = 0; i < plan->n_layers; i++) {
-        const nn_graph_layer *layer = layer_at(planner, i);
-        const nn_value x = layer->input[0], y = layer->output;
-        const int last = last_read[y] > i ? last_read[y] : i;
-        if (layer->plan.can_run_in_place && last_read[x] == i && reads_once(layer, x) &&
-            lie_alike(planner, x, y)) {
-            plan->value[y] = plan->value[x];
-            live_until(plan, plan->value[y], last);
+        const nn_value y = layer_at(planner, i)->output;
+        const int last_tick = last_read[y] > i ? last_read[y] : i;
+        plan->value[y] = plan->again[y] = NN_NO_BLOCK;
+        if (is_inside_chain(plan, i)) continue;
+        const nn_value place = place_for_output(planner, i, last_read);
+        if (place != NN_NO_VALUE) {
+            plan->value[y] = plan->value[place];
+            live_until(plan, plan->value[y], last_tick);
         } else {
-            plan->value[y] = new_block(plan, value_bytes(planner, y), i, last);
+            plan->value[y] = new_block(plan, value_bytes(planner, y), i, last_tick);
         }
+        if (plan->again_at[y] == NN_NEVER) continue;
+        plan->again[y] = new_block(plan, value_bytes(planner, y), plan->again_at[y],
+                                   last->second_life[y]);
     }
+}
+
+/* Whether the gradient of a value can lie where that of its first writer's output does. Of a chain
+ * the residual's gradient does so, or the input's if there is none. */
+static int takes_over_gradient(const planning *planner, nn_value v, int writer)
+{
+    const nn_plan *plan = planner->plan;
+    const nn_graph_layer *layer = layer_at(planner, writer);
+    const int end = plan->chain[writer];
+
+    if (end != NN_NO_CHAIN) {
+        const nn_plan_chain chain = nn_plan_chain_at(plan, planner->graph, end);
+        return v == chain.residual || chain.residual == NN_NO_VALUE ||
+               plan->first_writer[chain.residual] != plan->chain_add[end];
+    }
+    return layer->plan.can_run_in_place && layer->input[0] == v && reads_once(layer, v) &&
+           plan->grad[layer->output] != NN_NO_BLOCK && lie_alike(planner, v, layer->output);
 }
 
 /* A gradient lives from its first writer to the layer that put the value out. */
@@ -190,18 +251,16 @@ static void add_grads(planning *planner)
     for (int v = 0; v < plan->n_values; v++) plan->grad[v] = NN_NO_BLOCK;
     for (nn_value v = plan->n_values - 1; v >= 0; v--) {
         const int writer = plan->first_writer[v];
-        if (writer < 0) continue;
+        if (writer < 0 || (v > 0 && is_inside_chain(plan, v - 1))) continue;
 
-        const nn_graph_layer *layer = layer_at(planner, writer);
+        const int runs_at = nn_plan_runs_at(plan, writer);
         const int last = nn_plan_backward_tick(plan, v > 0 ? v - 1 : 0);
-        const int dy = plan->grad[layer->output];
-        if (layer->plan.can_run_in_place && layer->input[0] == v && reads_once(layer, v) &&
-            dy != NN_NO_BLOCK && lie_alike(planner, v, layer->output)) {
-            plan->grad[v] = dy;
-            live_until(plan, dy, last);
+        if (takes_over_gradient(planner, v, writer)) {
+            plan->grad[v] = plan->grad[layer_at(planner, runs_at)->output];
+            live_until(plan, plan->grad[v], last);
         } else {
-            const int first = nn_plan_backward_tick(plan, nn_plan_runs_at(plan, writer));
-            plan->grad[v] = new_block(plan, value_bytes(planner, v), first, last);
+            plan->grad[v] = new_block(plan, value_bytes(planner, v),
+                                      nn_plan_backward_tick(plan, runs_at), last);
         }
     }
 }
@@ -330,8 +389,8 @@ static cvy_status alloc_plan(const nn_graph *graph, int is_inference, nn_plan **
     plan->n_layers = n_layers;
     plan->n_values = n_layers + 1;
     plan->n_ticks = is_inference ? n_layers : 2 * n_layers;
-    plan->blocks = cvy_alloc_zero(5 * n + 2, sizeof *plan->blocks); /* tables below, staging */
-    plan->value = table = cvy_alloc_zero(10 * n, sizeof *table);
+    plan->blocks = cvy_alloc_zero(6 * n + 2, sizeof *plan->blocks); /* tables below, staging */
+    plan->value = table = cvy_alloc_zero(12 * n, sizeof *table);
     if (plan->blocks == NULL || table == NULL) {
         return CVY_FAIL(CVY_ERR_NO_MEMORY, "plan of a net");
     }
@@ -344,22 +403,26 @@ static cvy_status alloc_plan(const nn_graph *graph, int is_inference, nn_plan **
     plan->chain = table + 7 * n;
     plan->chain_norm = table + 8 * n;
     plan->chain_add = table + 9 * n;
+    plan->again = table + 10 * n;
+    plan->again_at = table + 11 * n;
     return CVY_OK;
 }
 
 static cvy_status make(planning *planner)
 {
     nn_plan *plan = planner->plan;
-    int *scratch = cvy_alloc_zero(2 * (size_t)plan->n_values, sizeof *scratch);
-    int *last_read = scratch + plan->n_values;
+    const int n = plan->n_values;
+    int *scratch = cvy_alloc_zero(3 * (size_t)n, sizeof *scratch);
+    const last_reads last = {.first_life = scratch + n, .second_life = scratch + 2 * n};
 
     if (scratch == NULL) return CVY_FAIL(CVY_ERR_NO_MEMORY, "plan of a net");
     planner->is_wanted = scratch;
     find_wanted(planner);
-    nn_fuse(planner->backend, planner->graph, last_read, plan); /* last_read: scratch until now */
+    nn_fuse(planner->backend, planner->graph, scratch + n, plan);
     find_first_writers(planner);
-    find_last_reads(planner, last_read);
-    add_values(planner, last_read);
+    nn_again_choose(planner->graph, planner->options->again_depth, scratch + n, plan);
+    find_last_reads(planner, &last);
+    add_values(planner, &last);
     add_grads(planner);
     add_scratch(planner);
     add_staging(planner);
@@ -367,16 +430,15 @@ static cvy_status make(planning *planner)
     return place_blocks(plan);
 }
 
-cvy_status nn_plan_create(nn_backend *backend, const nn_graph *graph, int is_inference,
-                          nn_plan **out)
+cvy_status nn_plan_create(nn_backend *backend, const nn_graph *graph,
+                          const nn_plan_options *options, nn_plan **out)
 {
     cvy_status status = CVY_OK;
     nn_plan *plan = NULL;
 
     *out = NULL;
-    CVY_GOTO_IF_ERR(fail, status, alloc_plan(graph, is_inference, &plan));
-    planning planner = {
-        .plan = plan, .backend = backend, .graph = graph, .is_inference = is_inference};
+    CVY_GOTO_IF_ERR(fail, status, alloc_plan(graph, options->is_inference, &plan));
+    planning planner = {.plan = plan, .backend = backend, .graph = graph, .options = options};
     CVY_GOTO_IF_ERR(fail, status, make(&planner));
     *out = plan;
     return CVY_OK;

@@ -10,6 +10,9 @@
 
 enum { WEIGHT, BIAS, RUNNING_MEAN, RUNNING_VAR, N_PARAMS };
 
+/* Saved, one number a channel each: statistics, and what a chain made its output with. */
+enum { SAVED_MEAN, SAVED_INVSTD, SAVED_SCALE, SAVED_SHIFT, N_SAVED };
+
 typedef struct batchnorm2d_attrs {
     double eps, momentum;
     int zero_init;
@@ -67,7 +70,7 @@ static cvy_status shape(const void *any, const nn_shape *in, int n_inputs, nn_la
     }
     plan->out = in[0];
     plan->needs = NN_NEEDS_X | NN_NEEDS_DX;
-    plan->saved_bytes = 2 * (size_t)aligned(c) * sizeof(float); /* mean and 1 / deviation */
+    plan->saved_bytes = N_SAVED * (size_t)aligned(c) * sizeof(float);
     plan->n_params = N_PARAMS;
     plan->params[WEIGHT] = per_channel(c, "weight", NN_PARAM_NORM,
                                        attrs->zero_init ? NN_INIT_ZERO : NN_INIT_ONE);
@@ -88,7 +91,12 @@ static nn_bn_geom geometry(const nn_layer_call *call)
         .n = in->dim[0], .c = in->dim[1], .spatial = in->dim[2] * in->dim[3], .eps = attrs->eps};
 }
 
-static cvy_status forward_chain(const nn_layer_call *call, const nn_bn_geom *geom, float *mean)
+static float *saved_at(const nn_layer_call *call, int what)
+{
+    return (float *)call->saved + what * aligned(call->in_shape[0].dim[1]);
+}
+
+static cvy_status forward_chain(const nn_layer_call *call, const nn_bn_geom *geom)
 {
     const nn_backend_ops *ops = call->backend->ops;
     const nn_norm_chain chain = {
@@ -98,23 +106,27 @@ static cvy_status forward_chain(const nn_layer_call *call, const nn_bn_geom *geo
         .beta = call->params[BIAS],
         .running_mean = call->is_training ? NULL : call->params[RUNNING_MEAN],
         .running_var = call->is_training ? NULL : call->params[RUNNING_VAR],
+        .is_relu = call->tail->is_relu,
         .y = call->y,
-        .mean = mean,
-        .invstd = mean + aligned(geom->c),
-        .batch_var = call->is_training ? call->dparams[RUNNING_VAR] : NULL};
+        .mean = saved_at(call, SAVED_MEAN),
+        .invstd = saved_at(call, SAVED_INVSTD),
+        .batch_var = call->is_training ? call->dparams[RUNNING_VAR] : NULL,
+        .scale = saved_at(call, SAVED_SCALE),
+        .shift = saved_at(call, SAVED_SHIFT)};
 
-    return ops->norm_chain_forward(call->backend, geom, &chain);
+    return call->tail->is_again ? ops->norm_chain_again(call->backend, geom, &chain)
+                                : ops->norm_chain_forward(call->backend, geom, &chain);
 }
 
 static cvy_status forward(const nn_layer_call *call)
 {
     const nn_backend_ops *ops = call->backend->ops;
     const nn_bn_geom geom = geometry(call);
-    float *mean = call->saved; /* (c), then 1 / deviation (c) */
+    float *mean = saved_at(call, SAVED_MEAN);
 
     if (call->tail != NULL) {
-        CVY_RETURN_IF_ERR(forward_chain(call, &geom, mean));
-        if (!call->is_training) return CVY_OK;
+        CVY_RETURN_IF_ERR(forward_chain(call, &geom));
+        if (!call->is_training || call->tail->is_again) return CVY_OK;
         return ops->copy(call->backend, geom.c, mean, call->dparams[RUNNING_MEAN]);
     }
     if (!call->is_training) {
@@ -122,37 +134,43 @@ static cvy_status forward(const nn_layer_call *call)
                                         call->params[BIAS], call->params[RUNNING_MEAN],
                                         call->params[RUNNING_VAR], call->y);
     }
-    CVY_RETURN_IF_ERR(ops->batchnorm_forward(call->backend, &geom, call->x[0], call->params[WEIGHT],
-                                             call->params[BIAS], call->y, mean,
-                                             mean + aligned(geom.c), call->dparams[RUNNING_VAR]));
+    CVY_RETURN_IF_ERR(ops->batchnorm_forward(
+        call->backend, &geom, call->x[0], call->params[WEIGHT], call->params[BIAS], call->y, mean,
+        saved_at(call, SAVED_INVSTD), call->dparams[RUNNING_VAR]));
     /* Backward reads the saved mean: the one among the gradients may have been sent by then. */
     return ops->copy(call->backend, geom.c, mean, call->dparams[RUNNING_MEAN]);
+}
+
+static cvy_status backward_chain(const nn_layer_call *call, const nn_bn_geom *geom)
+{
+    const nn_norm_chain_gradient chain = {.x = call->x[0],
+                                          .gamma = call->params[WEIGHT],
+                                          .mean = saved_at(call, SAVED_MEAN),
+                                          .invstd = saved_at(call, SAVED_INVSTD),
+                                          .scale = saved_at(call, SAVED_SCALE),
+                                          .shift = saved_at(call, SAVED_SHIFT),
+                                          .y = call->y,
+                                          .is_relu = call->tail->is_relu,
+                                          .dy = call->tail->dy,
+                                          .dx = call->dx[0],
+                                          .accumulate = call->accumulate[0],
+                                          .dresidual = call->tail->dresidual,
+                                          .accumulate_residual = call->tail->accumulate,
+                                          .dgamma = call->dparams[WEIGHT],
+                                          .dbeta = call->dparams[BIAS]};
+
+    return call->backend->ops->norm_chain_backward(call->backend, geom, &chain);
 }
 
 static cvy_status backward(const nn_layer_call *call)
 {
     const nn_bn_geom geom = geometry(call);
-    const float *mean = call->saved;
 
-    if (call->tail != NULL) {
-        const nn_norm_chain_gradient chain = {.x = call->x[0],
-                                              .y = call->y,
-                                              .dy = call->tail->dy,
-                                              .gamma = call->params[WEIGHT],
-                                              .mean = mean,
-                                              .invstd = mean + aligned(geom.c),
-                                              .dx = call->dx[0],
-                                              .accumulate = call->accumulate[0],
-                                              .dresidual = call->tail->dresidual,
-                                              .accumulate_residual = call->tail->accumulate,
-                                              .dgamma = call->dparams[WEIGHT],
-                                              .dbeta = call->dparams[BIAS]};
-        return call->backend->ops->norm_chain_backward(call->backend, &geom, &chain);
-    }
+    if (call->tail != NULL) return backward_chain(call, &geom);
     return call->backend->ops->batchnorm_backward(
-        call->backend, &geom, call->x[0], call->dy, call->params[WEIGHT], mean,
-        mean + aligned(geom.c), call->dx[0], call->accumulate[0], call->dparams[WEIGHT],
-        call->dparams[BIAS]);
+        call->backend, &geom, call->x[0], call->dy, call->params[WEIGHT],
+        saved_at(call, SAVED_MEAN), saved_at(call, SAVED_INVSTD), call->dx[0], call->accumulate[0],
+        call->dparams[WEIGHT], call->dparams[BIAS]);
 }
 
 extern const nn_layer_ops nn_layer_batchnorm2d;

@@ -15,6 +15,7 @@ static int is_optional(size_t slot)
 {
     return slot == offsetof(nn_backend_ops, conv2d_tail_forward) / sizeof(void *) ||
            slot == offsetof(nn_backend_ops, norm_chain_forward) / sizeof(void *) ||
+           slot == offsetof(nn_backend_ops, norm_chain_again) / sizeof(void *) ||
            slot == offsetof(nn_backend_ops, norm_chain_backward) / sizeof(void *);
 }
 
@@ -90,6 +91,8 @@ static void backends_have_every_slot_filled(void **state)
         }
         assert_int_equal(nn_backend_at(idx)->norm_chain_forward == NULL,
                          nn_backend_at(idx)->norm_chain_backward == NULL);
+        assert_int_equal(nn_backend_at(idx)->norm_chain_forward == NULL,
+                         nn_backend_at(idx)->norm_chain_again == NULL);
     }
     assert_null(nn_backend_at(-1));
     assert_null(nn_backend_at(nn_backend_count()));

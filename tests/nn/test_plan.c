@@ -13,6 +13,9 @@
 
 enum { N_GRAPHS = 150, MAX_TENSORS = 400 };
 
+static const nn_plan_options training = {.again_depth = NN_AGAIN_DEPTH};
+static const nn_plan_options inference = {.is_inference = 1, .again_depth = NN_AGAIN_DEPTH};
+
 static nn_backend *open_backend(const char *name)
 {
     const nn_backend_options options = {.n_threads = 1};
@@ -131,7 +134,7 @@ static nn_graph *random_graph(uint64_t seed)
 
 /* --- The shadow ----------------------------------------------------------------------------- */
 
-typedef enum tensor_kind { VALUE, GRAD, SAVED, WORKSPACE } tensor_kind;
+typedef enum tensor_kind { VALUE, GRAD, SAVED, WORKSPACE, AGAIN } tensor_kind;
 
 typedef struct tensor {
     tensor_kind kind;
@@ -143,6 +146,7 @@ typedef struct tensor {
 typedef struct shadow {
     const nn_plan *plan;
     const nn_graph *graph;
+    int n_again; /* values computed again so far */
     int n;
     tensor tensors[MAX_TENSORS];
     /* Of the layer that runs now. */
@@ -156,6 +160,7 @@ static tensor tensor_of(const shadow *s, tensor_kind kind, int idx)
     const int block = kind == VALUE   ? plan->value[idx]
                       : kind == GRAD  ? plan->grad[idx]
                       : kind == SAVED ? plan->saved[idx]
+                      : kind == AGAIN ? plan->again[idx]
                                       : idx; /* a workspace is named by its block */
     tensor t = {.kind = kind, .idx = idx};
 
@@ -238,40 +243,88 @@ static int has_saved(const nn_graph_layer *layer)
     return layer->plan.saved_bytes > 0 || layer->plan.saved_per_output > 0;
 }
 
-/* A whole chain at the turn of its last layer, as fuse.c joined it. */
+/* What the backward pass reads of a value: its second life, if it has one. */
+static tensor_kind backward_kind(const shadow *s, int value)
+{
+    return s->plan->again_at[value] == NN_NEVER ? VALUE : AGAIN;
+}
+
+/* A whole chain at the turn of its last layer, as fuse.c joined it. Its output may take the place
+ * of one of its inputs. */
 static void chain_forward_in(shadow *s, int i)
 {
-    const int norm = s->plan->chain_norm[i], add = s->plan->chain_add[i];
+    const int norm = s->plan->chain_norm[i];
+    const nn_value x = nn_graph_layer_at(s->graph, norm)->input[0],
+                   residual = nn_plan_chain_at(s->plan, s->graph, i).residual;
+    const tensor y = tensor_of(s, VALUE, nn_graph_layer_at(s->graph, i)->output);
+    tensor from = tensor_of(s, VALUE, x);
 
-    reads(s, VALUE, nn_graph_layer_at(s->graph, norm)->input[0]);
-    if (add >= 0) reads(s, VALUE, nn_graph_layer_at(s->graph, add)->input[1]);
-    writes(s, VALUE, nn_graph_layer_at(s->graph, i)->output);
+    reads(s, VALUE, x);
+    if (residual >= 0) {
+        reads(s, VALUE, residual);
+        const tensor other = tensor_of(s, VALUE, residual);
+        if (overlap(&other, &y)) from = other;
+    }
+    writes(s, VALUE, y.idx);
     writes(s, SAVED, norm);
+    end_layer(s, &from, &y);
+}
+
+/* The same into the second life of its output, from what backward may read by then. */
+static void chain_again_in(shadow *s, nn_value value)
+{
+    const int i = value - 1, norm = s->plan->chain_norm[i];
+    const nn_value x = nn_graph_layer_at(s->graph, norm)->input[0],
+                   residual = nn_plan_chain_at(s->plan, s->graph, i).residual;
+
+    assert_int_equal(s->plan->chain[i], i);
+    reads(s, backward_kind(s, x), x);
+    reads(s, SAVED, norm);
+    if (residual >= 0) reads(s, backward_kind(s, residual), residual);
+    writes(s, AGAIN, value);
     end_layer(s, NULL, NULL);
+}
+
+static void compute_again_in(shadow *s, int layer_idx)
+{
+    for (nn_value v = 0; v < s->plan->n_values; v++) {
+        if (s->plan->again_at[v] != 2 * s->plan->n_layers - 1 - layer_idx) continue;
+        chain_again_in(s, v);
+        s->n_again++;
+    }
 }
 
 static void chain_backward_in(shadow *s, int i)
 {
     const nn_plan *plan = s->plan;
     const int norm = plan->chain_norm[i], add = plan->chain_add[i];
-    const nn_value x = nn_graph_layer_at(s->graph, norm)->input[0];
+    const nn_value x = nn_graph_layer_at(s->graph, norm)->input[0],
+                   residual = nn_plan_chain_at(s->plan, s->graph, i).residual;
     const nn_value y = nn_graph_layer_at(s->graph, i)->output;
+    const tensor dy = tensor_of(s, GRAD, y);
+    tensor over = tensor_of(s, GRAD, x); /* what may lie where dy does */
 
     reads(s, GRAD, y);
-    reads(s, VALUE, y);
-    reads(s, VALUE, x);
+    if (add >= 0) reads(s, backward_kind(s, y), y);
+    reads(s, backward_kind(s, x), x);
     reads(s, SAVED, norm);
     assert_true(plan->grad[x] != NN_NO_BLOCK);
-    if (plan->first_writer[x] != norm) reads(s, GRAD, x);
-    writes(s, GRAD, x);
-    if (add >= 0) {
-        const nn_value residual = nn_graph_layer_at(s->graph, add)->input[1];
-        if (plan->grad[residual] != NN_NO_BLOCK) {
-            if (plan->first_writer[residual] != add) reads(s, GRAD, residual);
-            writes(s, GRAD, residual);
-        }
+    if (plan->first_writer[x] != norm) {
+        reads(s, GRAD, x);
+        assert_false(overlap(&over, &dy));
     }
-    end_layer(s, NULL, NULL);
+    writes(s, GRAD, x);
+    if (add >= 0 && plan->grad[residual] != NN_NO_BLOCK) {
+        const tensor other = tensor_of(s, GRAD, residual);
+        if (plan->first_writer[residual] != add) {
+            reads(s, GRAD, residual);
+            assert_false(overlap(&other, &dy));
+        } else if (overlap(&other, &dy)) {
+            over = other;
+        }
+        writes(s, GRAD, residual);
+    }
+    end_layer(s, &dy, &over);
 }
 
 static void forward_in(shadow *s, int i)
@@ -307,11 +360,11 @@ static void backward_in(shadow *s, int i)
                          plan->first_writer[x0] == i;
 
     if (!layer->plan.is_loss) reads(s, GRAD, layer->output);
-    if (layer->plan.needs & NN_NEEDS_Y) reads(s, VALUE, layer->output);
+    if (layer->plan.needs & NN_NEEDS_Y) reads(s, backward_kind(s, layer->output), layer->output);
     if (has_saved(layer)) reads(s, SAVED, i);
     for (int j = 0; j < layer->n_inputs; j++) {
         const nn_value x = layer->input[j];
-        if (layer->plan.needs & NN_NEEDS_X) reads(s, VALUE, x);
+        if (layer->plan.needs & NN_NEEDS_X) reads(s, backward_kind(s, x), x);
         if (plan->grad[x] == NN_NO_BLOCK) {
             assert_false(j == 0 && (layer->plan.needs & NN_NEEDS_DX));
             continue;
@@ -349,12 +402,13 @@ static int has_parameters_before(const nn_graph *graph, const nn_graph_layer *la
     return 0;
 }
 
-static void check_plan(nn_backend *backend, const nn_graph *graph, int is_inference)
+/* Returns how many values the backward pass computes again. */
+static int check_plan(nn_backend *backend, const nn_graph *graph, const nn_plan_options *options)
 {
     nn_plan *plan = NULL;
     shadow s = {.graph = graph};
 
-    assert_ok(nn_plan_create(backend, graph, is_inference, &plan));
+    assert_ok(nn_plan_create(backend, graph, options, &plan));
     s.plan = plan;
     writes(&s, VALUE, 0);
     end_layer(&s, NULL, NULL);
@@ -363,21 +417,24 @@ static void check_plan(nn_backend *backend, const nn_graph *graph, int is_infere
         const nn_graph_layer *layer = nn_graph_layer_at(graph, i);
         const int is_useful = (layer->plan.is_loss || reaches_loss(graph, layer->output)) &&
                               has_parameters_before(graph, layer);
-        assert_int_equal(plan->runs_backward[i] != 0, is_useful && !is_inference);
+        assert_int_equal(plan->runs_backward[i] != 0, is_useful && !options->is_inference);
+        compute_again_in(&s, i);
         if (plan->runs_backward[i]) backward_in(&s, i);
     }
     reads(&s, VALUE, nn_graph_logits(graph)); /* kept to the end */
     nn_plan_destroy(&plan);
+    return s.n_again;
 }
 
+/* Of two layers and more. */
 static int count_chains(nn_backend *backend, const nn_graph *graph, int *n_sums)
 {
     nn_plan *plan = NULL;
     int n = 0;
 
-    assert_ok(nn_plan_create(backend, graph, 0, &plan));
+    assert_ok(nn_plan_create(backend, graph, &training, &plan));
     for (int i = 0; i < plan->n_layers; i++) {
-        n += plan->chain[i] == i;
+        n += plan->chain[i] == i && plan->chain_norm[i] != i;
         *n_sums += plan->chain[i] == i && plan->chain_add[i] >= 0;
     }
     nn_plan_destroy(&plan);
@@ -386,19 +443,25 @@ static int count_chains(nn_backend *backend, const nn_graph *graph, int *n_sums)
 
 static void random_graphs_never_overwrite_what_is_read_later(void **state)
 {
-    int n_chains = 0, n_sums = 0;
+    enum { MAX_DEPTH = 4 };
+    int n_chains = 0, n_sums = 0, n_again[MAX_DEPTH + 1] = {0};
 
     (void)state;
     nn_backend *backend = open_backend("cpu"); /* its kernels want workspaces */
 
     for (uint64_t seed = 0; seed < N_GRAPHS; seed++) {
         nn_graph *graph = random_graph(seed);
-        check_plan(backend, graph, 0);
-        check_plan(backend, graph, 1);
+        for (int depth = NN_NEVER; depth < MAX_DEPTH; depth++) {
+            const nn_plan_options options = {.again_depth = depth};
+            n_again[depth + 1] += check_plan(backend, graph, &options);
+        }
+        assert_int_equal(check_plan(backend, graph, &inference), 0);
         n_chains += count_chains(backend, graph, &n_sums);
         nn_graph_destroy(&graph);
     }
     assert_true(n_chains > n_sums && n_sums > 0); /* both forms were among them */
+    assert_int_equal(n_again[0], 0);
+    assert_true(n_again[1] > 50 && n_again[2] > n_again[1]);
     nn_backend_close(&backend);
 }
 
@@ -428,7 +491,7 @@ static void arena_is_little_more_than_what_lives_at_once(void **state)
     for (uint64_t seed = 0; seed < 60; seed++) {
         nn_graph *graph = random_graph(seed);
         nn_plan *plan = NULL;
-        assert_ok(nn_plan_create(backend, graph, 0, &plan));
+        assert_ok(nn_plan_create(backend, graph, &training, &plan));
         assert_true(plan->arena_bytes >= largest_sum_of_lives(plan));
         arena += plan->arena_bytes;
         bound += largest_sum_of_lives(plan);
@@ -463,13 +526,13 @@ static void chain_in_inference_needs_two_activations_or_one_in_place(void **stat
     nn_graph *graph = chain("conv2d", "{out: 4, kernel: 3, pad: 1}", 30);
     nn_plan *plan = NULL;
 
-    assert_ok(nn_plan_create(backend, graph, 1, &plan));
+    assert_ok(nn_plan_create(backend, graph, &inference, &plan));
     assert_int_equal(plan->arena_bytes, 2 * value_bytes);
     nn_plan_destroy(&plan);
     nn_graph_destroy(&graph);
 
     graph = chain("relu", "{}", 30);
-    assert_ok(nn_plan_create(backend, graph, 1, &plan));
+    assert_ok(nn_plan_create(backend, graph, &inference, &plan));
     assert_int_equal(plan->arena_bytes, value_bytes);
     nn_plan_destroy(&plan);
     nn_graph_destroy(&graph);
@@ -491,7 +554,7 @@ static void rectifier_after_batchnorm_shares_its_memory(void **state)
     const nn_value flat = nn_add(g, "flatten", "flatten", relu, "{}");
     nn_add(g, "softmax_xent", "loss", nn_add(g, "dense", "fc", flat, "{out: 3}"), "{}");
     assert_ok(nn_graph_finish(g));
-    assert_ok(nn_plan_create(backend, g, 0, &plan));
+    assert_ok(nn_plan_create(backend, g, &training, &plan));
     assert_int_equal(plan->value[bn], plan->value[relu]);
     assert_int_not_equal(plan->value[conv], plan->value[bn]);   /* batch norm reads it backward */
     assert_int_not_equal(plan->value[relu], plan->value[flat]); /* the rectifier reads its output */
@@ -516,7 +579,7 @@ static void plan_without_memory_reports_it_and_leaks_nothing(void **state)
     for (int64_t k = 0; status != CVY_OK; k++) {
         nn_plan *plan = NULL;
         cvy_alloc_fail_at(k);
-        status = nn_plan_create(backend, graph, 0, &plan);
+        status = nn_plan_create(backend, graph, &training, &plan);
         cvy_alloc_fail_at(-1);
         if (status != CVY_OK) {
             assert_status(status, CVY_ERR_NO_MEMORY);

@@ -7,10 +7,8 @@
  * are in the cache. Sums over a run are those of reduce.c, runs are added in double in the order of
  * the images. */
 typedef struct bn_forward {
-    const nn_bn_geom *geom;
+    nn_cpu_bn bn;
     int64_t channels_per_chunk;
-    const float *x, *gamma, *beta;
-    float *y, *mean, *invstd, *batch_var;
 } bn_forward;
 
 /* Channels of few elements go several to a chunk, so that a chunk is worth its hand-over. */
@@ -30,21 +28,56 @@ static void normalise_in_place(int64_t n, float mean, float scale, float shift, 
     for (int64_t i = 0; i < n; i++) y[i] = (y[i] - mean) * scale + shift;
 }
 
-static void normalise_channel(const nn_bn_geom *geom, const float *x, float *y, double mean,
-                              double scale, double beta)
+static void normalise_added(int64_t n, const float *restrict x, float mean, float scale,
+                            float shift, float *restrict y)
 {
-    /* What the mean loses as a float goes into the shift: a mean far from 0 costs no accuracy. */
-    const float centre = (float)mean;
-    const float shift = (float)(beta - (mean - (double)centre) * scale);
-    const int64_t step = geom->c * geom->spatial;
+    for (int64_t i = 0; i < n; i++) y[i] += (x[i] - mean) * scale + shift;
+}
 
-    for (int64_t n = 0; n < geom->n; n++) {
-        if (x == y) {
-            normalise_in_place(geom->spatial, centre, (float)scale, shift, y + n * step);
-        } else {
-            normalise(geom->spatial, x + n * step, centre, (float)scale, shift, y + n * step);
+static void add_row(int64_t n, const float *restrict x, float *restrict y)
+{
+    for (int64_t i = 0; i < n; i++) y[i] += x[i];
+}
+
+/* What y = (x - mean) scale + shift takes. */
+typedef struct channel_line {
+    float mean, scale, shift;
+} channel_line;
+
+/* y may be x or the residual. */
+static void write_channel(const nn_cpu_bn *bn, int64_t c, channel_line line)
+{
+    const int64_t n_row = bn->geom->spatial;
+
+    for (int64_t n = 0; n < bn->geom->n; n++) {
+        const int64_t at = (n * bn->geom->c + c) * n_row;
+        float *y = bn->y + at;
+        if (bn->residual == bn->y) {
+            normalise_added(n_row, bn->x + at, line.mean, line.scale, line.shift, y);
+            continue;
         }
+        if (bn->x == bn->y) {
+            normalise_in_place(n_row, line.mean, line.scale, line.shift, y);
+        } else {
+            normalise(n_row, bn->x + at, line.mean, line.scale, line.shift, y);
+        }
+        if (bn->residual != NULL) add_row(n_row, bn->residual + at, y);
     }
+}
+
+/* What the mean loses as a float goes into the shift: a mean far from 0 costs no accuracy. */
+static void normalise_channel(const nn_cpu_bn *bn, int64_t c, double mean, double scale)
+{
+    const float centre = (float)mean;
+    const channel_line line = {
+        .mean = centre,
+        .scale = (float)scale,
+        .shift = (float)((double)bn->beta[c] - (mean - (double)centre) * scale)};
+
+    write_channel(bn, c, line);
+    if (bn->scale == NULL) return;
+    bn->scale[c] = line.scale;
+    bn->shift[c] = line.shift;
 }
 
 /* Mean, and sum of (x - mean)^2. The first pass gives a centre near the mean; what the second finds
@@ -68,96 +101,113 @@ static void channel_moments(const nn_bn_geom *geom, const float *x, double *out_
 
 static void forward_chunk(void *arg, int64_t chunk_idx, int thread_idx)
 {
-    const bn_forward *bn = arg;
+    const bn_forward *forward = arg;
+    const nn_cpu_bn *bn = &forward->bn;
     const nn_bn_geom *geom = bn->geom;
     const int64_t count = geom->n * geom->spatial;
-    const nn_cpu_span span = nn_cpu_part(geom->c, bn->channels_per_chunk, chunk_idx);
+    const nn_cpu_span span = nn_cpu_part(geom->c, forward->channels_per_chunk, chunk_idx);
 
     (void)thread_idx;
     for (int64_t c = span.first; c < span.first + span.n; c++) {
-        const float *x = bn->x + c * geom->spatial;
         double mean = 0.0, squares = 0.0;
-        channel_moments(geom, x, &mean, &squares);
+        channel_moments(geom, bn->x + c * geom->spatial, &mean, &squares);
         const double invstd = 1.0 / sqrt(squares / (double)count + geom->eps);
 
-        normalise_channel(geom, x, bn->y + c * geom->spatial, mean, (double)bn->gamma[c] * invstd,
-                          (double)bn->beta[c]);
+        normalise_channel(bn, c, mean, (double)bn->gamma[c] * invstd);
         bn->mean[c] = (float)mean;
         bn->invstd[c] = (float)invstd;
         bn->batch_var[c] = (float)(squares / (double)(count > 1 ? count - 1 : 1));
     }
 }
 
+/* Normalisation and sum; the rectifier is the caller's. */
+void nn_cpu_bn_planes_forward(nn_backend *backend, const nn_cpu_bn *bn)
+{
+    bn_forward forward = {.bn = *bn, .channels_per_chunk = channels_per_chunk(bn->geom)};
+
+    nn_cpu_run(backend, nn_cpu_div_up(bn->geom->c, forward.channels_per_chunk), forward_chunk,
+               &forward);
+}
+
 cvy_status nn_cpu_batchnorm_forward(nn_backend *backend, const nn_bn_geom *geom, const float *x,
                                     const float *gamma, const float *beta, float *y, float *mean,
                                     float *invstd, float *batch_var)
 {
-    if (nn_cpu_is_blocked(geom->c)) {
-        nn_cpu_bn_forward(backend, &(nn_cpu_bn){.geom = geom,
-                                                .x = x,
-                                                .gamma = gamma,
-                                                .beta = beta,
-                                                .y = y,
-                                                .mean = mean,
-                                                .invstd = invstd,
-                                                .batch_var = batch_var});
-        return CVY_OK;
-    }
-    bn_forward bn = {.geom = geom,
-                     .channels_per_chunk = channels_per_chunk(geom),
-                     .x = x,
-                     .gamma = gamma,
-                     .beta = beta,
-                     .y = y,
-                     .mean = mean,
-                     .invstd = invstd,
-                     .batch_var = batch_var};
+    const nn_cpu_bn bn = {.geom = geom,
+                          .x = x,
+                          .gamma = gamma,
+                          .beta = beta,
+                          .y = y,
+                          .mean = mean,
+                          .invstd = invstd,
+                          .batch_var = batch_var};
 
-    nn_cpu_run(backend, nn_cpu_div_up(geom->c, bn.channels_per_chunk), forward_chunk, &bn);
+    if (nn_cpu_is_blocked(geom->c)) {
+        nn_cpu_bn_forward(backend, &bn);
+    } else {
+        nn_cpu_bn_planes_forward(backend, &bn);
+    }
     return CVY_OK;
 }
 
 typedef struct bn_inference {
-    const nn_bn_geom *geom;
+    nn_cpu_bn bn;
     int64_t channels_per_chunk;
-    const float *x, *gamma, *beta, *mean, *var;
-    float *y;
+    const float *mean, *var; /* var NULL: by scale and shift of bn */
 } bn_inference;
 
 static void inference_chunk(void *arg, int64_t chunk_idx, int thread_idx)
 {
-    const bn_inference *bn = arg;
-    const nn_bn_geom *geom = bn->geom;
-    const nn_cpu_span span = nn_cpu_part(geom->c, bn->channels_per_chunk, chunk_idx);
+    const bn_inference *inference = arg;
+    const nn_cpu_bn *bn = &inference->bn;
+    const nn_cpu_span span = nn_cpu_part(bn->geom->c, inference->channels_per_chunk, chunk_idx);
 
     (void)thread_idx;
     for (int64_t c = span.first; c < span.first + span.n; c++) {
-        const double scale = (double)bn->gamma[c] / sqrt((double)bn->var[c] + geom->eps);
-        normalise_channel(geom, bn->x + c * geom->spatial, bn->y + c * geom->spatial,
-                          (double)bn->mean[c], scale, (double)bn->beta[c]);
+        if (inference->var == NULL) {
+            write_channel(bn, c, (channel_line){bn->mean[c], bn->scale[c], bn->shift[c]});
+            continue;
+        }
+        normalise_channel(bn, c, (double)inference->mean[c],
+                          (double)bn->gamma[c] / sqrt((double)inference->var[c] + bn->geom->eps));
     }
+}
+
+static void run_inference(nn_backend *backend, bn_inference *inference)
+{
+    const nn_bn_geom *geom = inference->bn.geom;
+
+    inference->channels_per_chunk = channels_per_chunk(geom);
+    nn_cpu_run(backend, nn_cpu_div_up(geom->c, inference->channels_per_chunk), inference_chunk,
+               inference);
+}
+
+void nn_cpu_bn_planes_inference(nn_backend *backend, const nn_cpu_bn *bn, const float *mean,
+                                const float *var)
+{
+    bn_inference inference = {.bn = *bn, .mean = mean, .var = var};
+
+    run_inference(backend, &inference);
+}
+
+void nn_cpu_bn_planes_again(nn_backend *backend, const nn_cpu_bn *bn)
+{
+    bn_inference inference = {.bn = *bn};
+
+    run_inference(backend, &inference);
 }
 
 cvy_status nn_cpu_batchnorm_inference(nn_backend *backend, const nn_bn_geom *geom, const float *x,
                                       const float *gamma, const float *beta, const float *mean,
                                       const float *var, float *y)
 {
-    if (nn_cpu_is_blocked(geom->c)) {
-        nn_cpu_bn_inference(
-            backend, &(nn_cpu_bn){.geom = geom, .x = x, .gamma = gamma, .beta = beta, .y = y}, mean,
-            var);
-        return CVY_OK;
-    }
-    bn_inference bn = {.geom = geom,
-                       .channels_per_chunk = channels_per_chunk(geom),
-                       .x = x,
-                       .gamma = gamma,
-                       .beta = beta,
-                       .mean = mean,
-                       .var = var,
-                       .y = y};
+    const nn_cpu_bn bn = {.geom = geom, .x = x, .gamma = gamma, .beta = beta, .y = y};
 
-    nn_cpu_run(backend, nn_cpu_div_up(geom->c, bn.channels_per_chunk), inference_chunk, &bn);
+    if (nn_cpu_is_blocked(geom->c)) {
+        nn_cpu_bn_inference(backend, &bn, mean, var);
+    } else {
+        nn_cpu_bn_planes_inference(backend, &bn, mean, var);
+    }
     return CVY_OK;
 }
 

@@ -43,6 +43,7 @@ static void close_cpu(nn_backend *backend)
     if (backend != NULL) {
         cvy_pool_destroy(&((nn_cpu *)backend)->pool);
         cvy_free(((nn_cpu *)backend)->partials);
+        cvy_free(((nn_cpu *)backend)->lines);
     }
     cvy_free(backend);
 }
@@ -104,6 +105,7 @@ const nn_backend_ops nn_backend_cpu = {
     .batchnorm_inference = nn_cpu_batchnorm_inference,
     .batchnorm_backward = nn_cpu_batchnorm_backward,
     .norm_chain_forward = nn_cpu_norm_chain_forward,
+    .norm_chain_again = nn_cpu_norm_chain_again,
     .norm_chain_backward = nn_cpu_norm_chain_backward,
     .relu_forward = nn_cpu_relu_forward,
     .relu_backward = nn_cpu_relu_backward,
@@ -129,7 +131,8 @@ static cvy_status open_cpu(const nn_backend_options *options, nn_backend **out)
     cpu->base.ops = &nn_backend_cpu;
     cpu->base.n_threads = options->n_threads;
     cpu->partials = cvy_alloc_zero(NN_CPU_N_PARTIALS * NN_CPU_PARTIAL, sizeof *cpu->partials);
-    if (cpu->partials == NULL) {
+    cpu->lines = cvy_alloc_zero(NN_CPU_N_PARTIALS * NN_CPU_LINE, sizeof *cpu->lines);
+    if (cpu->partials == NULL || cpu->lines == NULL) {
         close_cpu(&cpu->base);
         return CVY_FAIL(CVY_ERR_NO_MEMORY, "backend cpu");
     }

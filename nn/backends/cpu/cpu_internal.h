@@ -18,10 +18,12 @@ typedef struct nn_cpu {
     nn_backend base;
     cvy_pool *pool;
     double *partials; /* [NN_CPU_N_PARTIALS][NN_CPU_PARTIAL], lost from call to call */
+    float *lines;     /* [NN_CPU_N_PARTIALS][NN_CPU_LINE], likewise */
 } nn_cpu;
 
-/** Partial sums of blocks of channels that a batch norm may have, and the doubles of each. */
-enum { NN_CPU_N_PARTIALS = 128, NN_CPU_PARTIAL = 32 };
+/** Partial sums of blocks of channels that a batch norm may have, and the doubles of each; the
+ *  floats that its sweep over a block of channels needs. */
+enum { NN_CPU_N_PARTIALS = 128, NN_CPU_PARTIAL = 32, NN_CPU_LINE = 96 };
 
 /** Floats that one chunk of an elementwise kernel handles: 64 KiB, a part of a core's cache. */
 enum { NN_CPU_CHUNK = 16384 };
@@ -119,6 +121,8 @@ cvy_status nn_cpu_batchnorm_backward(nn_backend *backend, const nn_bn_geom *geom
 
 cvy_status nn_cpu_norm_chain_forward(nn_backend *backend, const nn_bn_geom *geom,
                                      const nn_norm_chain *chain);
+cvy_status nn_cpu_norm_chain_again(nn_backend *backend, const nn_bn_geom *geom,
+                                   const nn_norm_chain *chain);
 cvy_status nn_cpu_norm_chain_backward(nn_backend *backend, const nn_bn_geom *geom,
                                       const nn_norm_chain_gradient *chain);
 

@@ -4,6 +4,9 @@
 #include "base/compiler.h"
 
 #include <stdint.h>
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
 
 /**
  * Vectors of floats, as wide as the processor's registers, in GCC's vector extension: a + b * c of
@@ -39,6 +42,29 @@ static inline nn_vec nn_vec_load(const float *x)
 static inline void nn_vec_store(float *y, nn_vec v)
 {
     *(nn_vec_loose *)(void *)y = v;
+}
+
+/** Store past the caches, so that the line is not read first: for what is next read when the caches
+ *  will have lost it anyway. y is aligned to a vector. The task that stores so ends with
+ *  nn_vec_stream_end(), for such stores are not in order with others. */
+static inline void nn_vec_stream(float *y, nn_vec v)
+{
+#if defined(__AVX512F__)
+    _mm512_stream_ps(y, (__m512)v);
+#elif defined(__AVX__)
+    _mm256_stream_ps(y, (__m256)v);
+#elif defined(__SSE2__)
+    _mm_stream_ps(y, (__m128)v);
+#else
+    nn_vec_store(y, v);
+#endif
+}
+
+static inline void nn_vec_stream_end(void)
+{
+#if defined(__SSE2__)
+    _mm_sfence();
+#endif
 }
 
 static inline nn_vec nn_vec_all(float value)
