@@ -27,7 +27,10 @@ nn_plan_chain nn_plan_chain_at(const nn_plan *plan, const nn_graph *graph, int e
 {
     const int add = plan->chain_add[end];
 
-    return (nn_plan_chain){.x = nn_graph_layer_at(graph, plan->chain_norm[end])->input[0],
+    const int conv = plan->chain_conv[end];
+    const int first = conv != NN_NO_CHAIN ? conv : plan->chain_norm[end];
+
+    return (nn_plan_chain){.x = nn_graph_layer_at(graph, first)->input[0],
                            .residual = add >= 0 ? nn_graph_layer_at(graph, add)->input[1]
                                                 : NN_NO_VALUE,
                            .y = nn_graph_layer_at(graph, end)->output};

@@ -46,7 +46,7 @@ typedef struct nn_conv2d_geom {
 typedef struct nn_conv_tail {
     const float *gamma, *beta, *running_mean, *running_var; /* (k) */
     double eps;
-    const float *residual; /* laid out as y; NULL: none */
+    const float *residual; /* laid out as y, which it may be; NULL: none */
     int is_relu;
 } nn_conv_tail;
 

@@ -2,7 +2,8 @@
 
 /* Chains batchnorm2d -> relu and batchnorm2d -> add -> relu that a backend does in one sweep. The
  * chain runs where its rectifier stands, forward and backward; its other layers then do nothing.
- * Any other batchnorm2d is a chain by itself. */
+ * Any other batchnorm2d is a chain by itself. In evaluation a chain takes in the conv2d before it.
+ */
 
 static const nn_graph_layer *producer(const nn_graph *graph, nn_value value)
 {
@@ -52,11 +53,23 @@ static void join(const nn_graph *graph, const int *n_reads, int relu, nn_plan *p
     if (add >= 0) plan->chain[add] = relu;
 }
 
-void nn_fuse(const nn_backend *backend, const nn_graph *graph, int *n_reads, nn_plan *plan)
+/* Let the convolution before a chain run with it: the chain is its tail. */
+static void take_in_conv(const nn_graph *graph, const int *n_reads, int end, nn_plan *plan)
+{
+    const nn_value x = nn_graph_layer_at(graph, plan->chain_norm[end])->input[0];
+    const nn_graph_layer *conv = producer(graph, x);
+
+    if (!has_role(conv, NN_ROLE_CONV) || n_reads[x] != 1) return;
+    plan->chain[conv->output - 1] = end;
+    plan->chain_conv[end] = conv->output - 1;
+}
+
+void nn_fuse(const nn_backend *backend, const nn_graph *graph, int is_inference, int *n_reads,
+             nn_plan *plan)
 {
     const nn_backend_ops *ops = backend->ops;
 
-    for (int i = 0; i < plan->n_layers; i++) plan->chain[i] = NN_NO_CHAIN;
+    for (int i = 0; i < plan->n_layers; i++) plan->chain[i] = plan->chain_conv[i] = NN_NO_CHAIN;
     if (ops->norm_chain_forward == NULL || ops->norm_chain_backward == NULL) return;
     count_reads(graph, n_reads);
     for (int i = 0; i < plan->n_layers; i++) {
@@ -69,5 +82,9 @@ void nn_fuse(const nn_backend *backend, const nn_graph *graph, int *n_reads, nn_
         plan->chain[i] = i;
         plan->chain_norm[i] = i;
         plan->chain_add[i] = -1;
+    }
+    if (!is_inference || ops->conv2d_tail_forward == NULL) return;
+    for (int i = 0; i < plan->n_layers; i++) {
+        if (plan->chain[i] == i) take_in_conv(graph, n_reads, i, plan);
     }
 }

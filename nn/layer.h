@@ -76,16 +76,23 @@ typedef struct nn_layer_call {
     float *const *dparams;      /* backward: overwritten. Of a statistic: written in forward */
     void *saved;
     void *workspace;
-    const nn_layer_tail *tail; /* for NN_ROLE_NORM; NULL: none */
+    const nn_layer_tail *tail;     /* for NN_ROLE_NORM; NULL: none */
+    const nn_conv_tail *conv_tail; /* for NN_ROLE_CONV, evaluation; NULL: none */
 
     const int32_t *labels; /* loss layers */
     const nn_outcome *outcome;
     float loss_scale; /* backward of a loss layer: d total / d sample loss */
 } nn_layer_call;
 
-/** What fuse.c may join. NN_ROLE_NORM takes a tail where the backend has norm_chain_...; ADD is
- *  x[0] + x[1] + ...; RELU max(x[0], 0). */
-typedef enum nn_layer_role { NN_ROLE_NONE, NN_ROLE_NORM, NN_ROLE_ADD, NN_ROLE_RELU } nn_layer_role;
+/** What fuse.c may join. NN_ROLE_CONV takes a tail where the backend has conv2d_tail_forward,
+ *  NN_ROLE_NORM where it has norm_chain_...; ADD is x[0] + x[1] + ...; RELU max(x[0], 0). */
+typedef enum nn_layer_role {
+    NN_ROLE_NONE,
+    NN_ROLE_CONV,
+    NN_ROLE_NORM,
+    NN_ROLE_ADD,
+    NN_ROLE_RELU
+} nn_layer_role;
 
 typedef struct nn_layer_ops {
     const char *name;              /* "conv2d": the spelling in job files */
@@ -103,6 +110,8 @@ typedef struct nn_layer_ops {
                               int n_inputs, const nn_layer_plan *plan);
     cvy_status (*forward)(const nn_layer_call *call);
     cvy_status (*backward)(const nn_layer_call *call);
+    /** NN_ROLE_NORM: what the layer does in evaluation, by the parameters of the call. */
+    void (*describe_norm)(const nn_layer_call *call, nn_conv_tail *out);
 } nn_layer_ops;
 
 int nn_layer_count(void);

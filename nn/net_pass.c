@@ -72,6 +72,29 @@ static void begin_call(const net_pass *pass, int layer_idx, layer_call *out)
     point_to_params(pass, layer, out);
 }
 
+/* A chain with a convolution runs by a call of that, whose tail the rest is. */
+static cvy_status forward_conv_chain(const net_pass *pass, int end)
+{
+    nn_net *net = pass->net;
+    const nn_plan *plan = net->plan;
+    const int norm = plan->chain_norm[end], conv = plan->chain_conv[end];
+    const nn_plan_chain chain = nn_plan_chain_at(plan, net->graph, end);
+    nn_conv_tail tail = {.is_relu = norm != end};
+    layer_call one;
+
+    begin_call(pass, norm, &one);
+    nn_graph_layer_at(net->graph, norm)->ops->describe_norm(&one.call, &tail);
+    if (chain.residual != NN_NO_VALUE) {
+        tail.residual = nn_net_block(net, plan->value[chain.residual]);
+    }
+    begin_call(pass, conv, &one);
+    one.x[0] = nn_net_block(net, plan->value[chain.x]);
+    one.call.y = nn_net_block(net, plan->value[chain.y]);
+    one.call.workspace = nn_net_block(net, plan->forward_workspace[conv]);
+    one.call.conv_tail = &tail;
+    return nn_graph_layer_at(net->graph, conv)->ops->forward(&one.call);
+}
+
 /* A layer of a chain: the last runs all of it, by a call of the normalisation. */
 static cvy_status forward_chain(const net_pass *pass, int layer_idx)
 {
@@ -82,6 +105,7 @@ static cvy_status forward_chain(const net_pass *pass, int layer_idx)
     layer_call one;
 
     if (plan->chain[layer_idx] != layer_idx) return CVY_OK;
+    if (plan->chain_conv[layer_idx] != NN_NO_CHAIN) return forward_conv_chain(pass, layer_idx);
     const nn_plan_chain chain = nn_plan_chain_at(plan, net->graph, layer_idx);
     begin_call(pass, norm, &one);
     one.x[0] = nn_net_block(net, plan->value[chain.x]);

@@ -188,7 +188,9 @@ static nn_value place_for_output(const planning *planner, int layer_idx, const i
 
     if (plan->chain[layer_idx] != NN_NO_CHAIN) {
         const nn_plan_chain chain = nn_plan_chain_at(plan, planner->graph, layer_idx);
-        if (last_read[chain.x] == layer_idx) return chain.x;
+        const int has_conv = plan->chain_conv[layer_idx] != NN_NO_CHAIN; /* reads around a pixel */
+        if (has_conv && chain.residual == chain.x) return NN_NO_VALUE;
+        if (!has_conv && last_read[chain.x] == layer_idx) return chain.x;
         if (chain.residual == NN_NO_VALUE || last_read[chain.residual] != layer_idx) {
             return NN_NO_VALUE;
         }
@@ -289,7 +291,8 @@ static void add_scratch(planning *planner)
         const size_t saved_bytes = layer->plan.saved_bytes + (size_t)layer->plan.saved_per_output *
                                                                  value_bytes(planner, i + 1);
         plan->saved[i] = new_block(plan, saved_bytes, i, is_kept ? tick : nn_plan_runs_at(plan, i));
-        plan->forward_workspace[i] = new_block(plan, size_bytes, i, i);
+        const int runs_at = nn_plan_runs_at(plan, i);
+        plan->forward_workspace[i] = new_block(plan, size_bytes, runs_at, runs_at);
         plan->backward_workspace[i] = new_block(plan, is_kept ? size_bytes : 0, tick, tick);
     }
 }
@@ -390,7 +393,7 @@ static cvy_status alloc_plan(const nn_graph *graph, int is_inference, nn_plan **
     plan->n_values = n_layers + 1;
     plan->n_ticks = is_inference ? n_layers : 2 * n_layers;
     plan->blocks = cvy_alloc_zero(6 * n + 2, sizeof *plan->blocks); /* tables below, staging */
-    plan->value = table = cvy_alloc_zero(12 * n, sizeof *table);
+    plan->value = table = cvy_alloc_zero(13 * n, sizeof *table);
     if (plan->blocks == NULL || table == NULL) {
         return CVY_FAIL(CVY_ERR_NO_MEMORY, "plan of a net");
     }
@@ -405,6 +408,7 @@ static cvy_status alloc_plan(const nn_graph *graph, int is_inference, nn_plan **
     plan->chain_add = table + 9 * n;
     plan->again = table + 10 * n;
     plan->again_at = table + 11 * n;
+    plan->chain_conv = table + 12 * n;
     return CVY_OK;
 }
 
@@ -418,7 +422,7 @@ static cvy_status make(planning *planner)
     if (scratch == NULL) return CVY_FAIL(CVY_ERR_NO_MEMORY, "plan of a net");
     planner->is_wanted = scratch;
     find_wanted(planner);
-    nn_fuse(planner->backend, planner->graph, scratch + n, plan);
+    nn_fuse(planner->backend, planner->graph, planner->options->is_inference, scratch + n, plan);
     find_first_writers(planner);
     nn_again_choose(planner->graph, planner->options->again_depth, scratch + n, plan);
     find_last_reads(planner, &last);

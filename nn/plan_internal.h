@@ -49,8 +49,9 @@ typedef struct nn_plan {
     int *chain; /* [n_layers] layer at which the chain that this one is part of runs; NN_NO_CHAIN */
     int *chain_norm, *chain_add; /* [n_layers] of that layer: the chain's others; add: -1 if none.
                                     A chain may be a normalisation alone */
-    int *again;                  /* [n_values] block of the second life */
-    int *again_at; /* [n_values] tick at which the value is computed again; NN_NEVER: it is not */
+    int *chain_conv; /* [n_layers] of that layer: the convolution that runs with it; NN_NO_CHAIN */
+    int *again;      /* [n_values] block of the second life */
+    int *again_at;   /* [n_values] tick at which the value is computed again; NN_NEVER: it is not */
     int images_staging, logits_staging; /* dense, where the value itself is not */
     int *first_writer;  /* [n_values] layer that overwrites the gradient; others add; -1: none */
     int *runs_backward; /* [n_layers] whether the loss's gradient reaches it and is of use */
@@ -73,7 +74,8 @@ void nn_plan_destroy(nn_plan **plan);
 
 /** Find the chains that the backend does in one sweep (fuse.c): fills plan->chain..., reads
  *  plan->runs_backward. n_reads: scratch of n_values. */
-void nn_fuse(const nn_backend *backend, const nn_graph *graph, int *n_reads, nn_plan *plan);
+void nn_fuse(const nn_backend *backend, const nn_graph *graph, int is_inference, int *n_reads,
+             nn_plan *plan);
 
 /** What a chain reads and writes; residual: NN_NO_VALUE if none. */
 typedef struct nn_plan_chain {

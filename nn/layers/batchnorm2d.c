@@ -173,6 +173,17 @@ static cvy_status backward(const nn_layer_call *call)
         call->dparams[WEIGHT], call->dparams[BIAS]);
 }
 
+static void describe_norm(const nn_layer_call *call, nn_conv_tail *out)
+{
+    const batchnorm2d_attrs *attrs = call->attrs;
+
+    out->gamma = call->params[WEIGHT];
+    out->beta = call->params[BIAS];
+    out->running_mean = call->params[RUNNING_MEAN];
+    out->running_var = call->params[RUNNING_VAR];
+    out->eps = attrs->eps;
+}
+
 extern const nn_layer_ops nn_layer_batchnorm2d;
 const nn_layer_ops nn_layer_batchnorm2d = {
     .name = "batchnorm2d",
@@ -184,4 +195,5 @@ const nn_layer_ops nn_layer_batchnorm2d = {
     .shape = shape,
     .forward = forward,
     .backward = backward,
+    .describe_norm = describe_norm,
 };

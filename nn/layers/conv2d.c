@@ -180,6 +180,11 @@ static cvy_status forward(const nn_layer_call *call)
     const nn_conv2d_geom geom = geometry(attrs, &call->in_shape[0], call->out_shape);
     const float *bias = attrs->has_bias ? call->params[BIAS] : NULL;
 
+    if (call->conv_tail != NULL) {
+        return call->backend->ops->conv2d_tail_forward(call->backend, &geom, call->x[0],
+                                                       call->params[WEIGHT], bias, call->conv_tail,
+                                                       call->y, call->workspace);
+    }
     return call->backend->ops->conv2d_forward(call->backend, &geom, call->x[0],
                                               call->params[WEIGHT], bias, call->y, call->workspace);
 }
@@ -205,6 +210,7 @@ const nn_layer_ops nn_layer_conv2d = {
     .attrs = &table,
     .min_inputs = 1,
     .max_inputs = 1,
+    .role = NN_ROLE_CONV,
     .shape = shape,
     .workspace_bytes = workspace_bytes,
     .forward = forward,

@@ -253,7 +253,7 @@ static nn_graph *residual_net(void)
 
 static void chain_is_one_row_with_what_enters_and_leaves_it(void **state)
 {
-    enum { PLANES = N * 16 * 36, SAVED = 2 * 16, PARAMS = 4 * 16, TRAINED = 2 * 16 };
+    enum { PLANES = N * 16 * 36, SAVED = 4 * 16, PARAMS = 4 * 16, TRAINED = 2 * 16 };
     subject s;
 
     (void)state;

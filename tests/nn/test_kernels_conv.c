@@ -247,26 +247,27 @@ static void run_conv_tail(nn_backend *backend, const void *arg, float *out)
     const int64_t n = ops->activation_elems(backend, &to);
     const nn_bn_geom norm = {.n = geom.n, .c = geom.k, .spatial = geom.p * geom.q, .eps = 1e-5};
     float *x = kernel_random_activation(backend, 1, &in);
-    float *residual = kernel_random_activation(backend, 4, &to);
+    float *residual = kernel_floats(n);
     float *filter = kernel_random_floats(2, size.filter);
     float *values = kernel_random_floats(3, 5 * size.k); /* bias, gamma, beta, mean, variance */
     void *workspace = spoilt_workspace(backend, &geom);
 
     for (int64_t i = 0; i < size.k; i++) values[4 * size.k + i] = 1.5f + values[4 * size.k + i];
     for (int all = 1; all >= 0; all--) {
+        float *y = all ? kernel_random_activation(backend, 4, &to) : kernel_blank(backend, &to);
         const nn_conv_tail tail = {.gamma = values + size.k,
                                    .beta = values + 2 * size.k,
                                    .running_mean = values + 3 * size.k,
                                    .running_var = values + 4 * size.k,
                                    .eps = norm.eps,
-                                   .residual = all ? residual : NULL,
+                                   .residual = all ? y : NULL,
                                    .is_relu = all};
         const float *bias = all ? values : NULL;
-        float *y = kernel_blank(backend, &to);
         if (ops->conv2d_tail_forward != NULL) {
             assert_ok(
                 ops->conv2d_tail_forward(backend, &geom, x, filter, bias, &tail, y, workspace));
         } else {
+            memcpy(residual, y, (size_t)n * sizeof *y);
             assert_ok(ops->conv2d_forward(backend, &geom, x, filter, bias, y, workspace));
             assert_ok(ops->batchnorm_inference(backend, &norm, y, tail.gamma, tail.beta,
                                                tail.running_mean, tail.running_var, y));

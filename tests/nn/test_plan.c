@@ -253,20 +253,24 @@ static tensor_kind backward_kind(const shadow *s, int value)
  * of one of its inputs. */
 static void chain_forward_in(shadow *s, int i)
 {
-    const int norm = s->plan->chain_norm[i];
-    const nn_value x = nn_graph_layer_at(s->graph, norm)->input[0],
-                   residual = nn_plan_chain_at(s->plan, s->graph, i).residual;
-    const tensor y = tensor_of(s, VALUE, nn_graph_layer_at(s->graph, i)->output);
-    tensor from = tensor_of(s, VALUE, x);
+    const int norm = s->plan->chain_norm[i], conv = s->plan->chain_conv[i];
+    const nn_plan_chain chain = nn_plan_chain_at(s->plan, s->graph, i);
+    const tensor y = tensor_of(s, VALUE, chain.y);
+    tensor from = tensor_of(s, VALUE, chain.x);
 
-    reads(s, VALUE, x);
-    if (residual >= 0) {
-        reads(s, VALUE, residual);
-        const tensor other = tensor_of(s, VALUE, residual);
+    reads(s, VALUE, chain.x);
+    if (chain.residual >= 0) {
+        reads(s, VALUE, chain.residual);
+        const tensor other = tensor_of(s, VALUE, chain.residual);
         if (overlap(&other, &y)) from = other;
     }
     writes(s, VALUE, y.idx);
-    writes(s, SAVED, norm);
+    if (conv >= 0) { /* reads x around each pixel: y must not lie there */
+        assert_false(overlap(&y, &s->reads[0]));
+        writes(s, WORKSPACE, s->plan->forward_workspace[conv]);
+    } else {
+        writes(s, SAVED, norm);
+    }
     end_layer(s, &from, &y);
 }
 

@@ -17,10 +17,10 @@ static int64_t dense_floats(int64_t n, int64_t c, int64_t spatial)
     return nn_cpu_is_blocked(c) ? nn_cpu_div_up(n * c * spatial, NN_CPU_BLOCK) * NN_CPU_BLOCK : 0;
 }
 
-/* A scale and a shift of every stored channel of y. */
+/* A bias, a mean, a scale and a shift of every stored channel of y. */
 static int64_t epilogue_floats(const nn_conv2d_geom *geom)
 {
-    return 2 * nn_cpu_blocks(geom->k) * NN_CPU_BLOCK;
+    return 4 * nn_cpu_blocks(geom->k) * NN_CPU_BLOCK;
 }
 
 static int64_t forward_floats(const nn_backend *backend, const nn_conv2d_geom *geom)
@@ -72,6 +72,21 @@ static int64_t columns_floats(nn_backend *backend, const nn_conv2d_geom *geom)
            nn_cpu_div_up((int64_t)nn_cpu_columns_workspace_bytes(backend, geom), sizeof(float));
 }
 
+static int has_epilogue(const nn_conv2d_geom *geom)
+{
+    return nn_winograd_fits(geom) || nn_conv_sweep_fits(geom);
+}
+
+/* What a tail is run on where the kernel has no epilogue: y itself may be the residual. */
+static int64_t before_tail_floats(const nn_conv2d_geom *geom)
+{
+    return has_epilogue(geom)
+               ? 0
+               : nn_cpu_div_up(geom->n * nn_cpu_stored_channels(geom->k) * geom->p * geom->q,
+                               NN_CPU_BLOCK) *
+                     NN_CPU_BLOCK;
+}
+
 static int data_fits(const nn_conv2d_geom *geom)
 {
     return nn_conv_sweep_fits(geom) && nn_cpu_is_blocked(geom->c);
@@ -87,7 +102,7 @@ size_t nn_cpu_conv2d_workspace_bytes(nn_backend *backend, const nn_conv2d_geom *
     }
     n = nn_cpu_most(n,
                     data_fits(geom) ? data_floats(backend, geom) : columns_floats(backend, geom));
-    return (size_t)n * sizeof(float);
+    return (size_t)(before_tail_floats(geom) + n) * sizeof(float);
 }
 
 /* --- Dense copies ----------------------------------------------------------------------------- */
@@ -168,39 +183,40 @@ static float *behind_epilogue(const nn_conv2d_geom *geom, void *workspace)
 }
 
 /* The epilogue of a bias and a tail, either may be NULL; constants (epilogue_floats()) take its
- * scale and shift. */
+ * values for every stored channel. */
 static nn_conv_epilogue make_epilogue(const nn_conv2d_geom *geom, const float *bias,
                                       const nn_conv_tail *tail, float *constants)
 {
     const int64_t n = nn_cpu_blocks(geom->k) * NN_CPU_BLOCK;
-    float *const shifts = constants, *const scales = constants + n;
+    float *const biases = constants, *const means = constants + n;
+    float *const scales = constants + 2 * n, *const shifts = constants + 3 * n;
 
     for (int64_t i = 0; i < n; i++) {
-        double scale = 1.0, shift = 0.0;
-        if (i < geom->k && bias != NULL) shift = (double)bias[i];
-        if (i < geom->k && tail != NULL) {
-            scale = (double)tail->gamma[i] / sqrt((double)tail->running_var[i] + tail->eps);
-            shift = (double)tail->beta[i] + (shift - (double)tail->running_mean[i]) * scale;
-        }
-        scales[i] = (float)scale;
-        shifts[i] = (float)shift;
+        biases[i] = means[i] = scales[i] = shifts[i] = 0.0f;
+        if (i < geom->k && bias != NULL) biases[i] = bias[i];
+        if (i >= geom->k || tail == NULL) continue;
+        const double invstd = 1.0 / sqrt((double)tail->running_var[i] + tail->eps);
+        means[i] = tail->running_mean[i];
+        scales[i] = (float)((double)tail->gamma[i] * invstd);
+        shifts[i] = tail->beta[i];
     }
-    return (nn_conv_epilogue){.scale = tail != NULL ? scales : NULL,
-                              .shift = tail != NULL || bias != NULL ? shifts : NULL,
+    return (nn_conv_epilogue){.bias = bias != NULL ? biases : NULL,
+                              .mean = tail != NULL ? means : NULL,
+                              .scale = scales,
+                              .shift = shifts,
                               .residual = tail != NULL ? tail->residual : NULL,
                               .is_relu = tail != NULL && tail->is_relu};
 }
 
 static void winograd_forward(nn_backend *backend, const nn_conv2d_geom *geom, const float *x,
-                             const float *filter, const float *bias, float *y, float *workspace)
+                             const float *filter, const nn_conv_epilogue *epilogue, float *y,
+                             float *workspace)
 {
     nn_winograd wino;
 
     nn_winograd_forward(geom, &wino);
     const nn_wino_filters filters = {.at = filter, .dst_stride = geom->c * 9, .src_stride = 9};
-    const nn_conv_epilogue epilogue = make_epilogue(geom, bias, NULL, workspace);
-    nn_winograd_run(backend, &wino, x, &filters, epilogue.shift, y, 0,
-                    behind_epilogue(geom, workspace));
+    nn_winograd_run(backend, &wino, x, &filters, epilogue, y, 0, workspace);
 }
 
 static void winograd_backward_data(nn_backend *backend, const nn_conv2d_geom *geom, const float *dy,
@@ -215,60 +231,68 @@ static void winograd_backward_data(nn_backend *backend, const nn_conv2d_geom *ge
 }
 
 static void sweep_forward(nn_backend *backend, const nn_conv2d_geom *geom, const float *x,
-                          const float *filter, nn_conv_epilogue epilogue, float *y, float *packed)
+                          const float *filter, const nn_conv_epilogue *epilogue, float *y,
+                          float *packed)
 {
     const int64_t n_taps = geom->r * geom->s;
     nn_conv_sweep sweep;
 
     nn_conv_sweep_forward(geom, &sweep);
     nn_conv_sweep_pack_filter(backend, &sweep, filter, geom->c * n_taps, n_taps, packed);
-    nn_conv_sweep_run(backend, &sweep, x, packed, &epilogue, y, 0,
+    nn_conv_sweep_run(backend, &sweep, x, packed, epilogue, y, 0,
                       packed + nn_conv_sweep_filter_floats(&sweep));
+}
+
+/* By the kernels that work on blocks and have an epilogue, if one fits; tail may be NULL. */
+static int blocks_forward(nn_backend *backend, const nn_conv2d_geom *geom, const float *x,
+                          const float *filter, const float *bias, const nn_conv_tail *tail,
+                          float *y, void *workspace)
+{
+    if (!has_epilogue(geom)) return 0;
+    const nn_conv_epilogue epilogue = make_epilogue(geom, bias, tail, workspace);
+    float *const rest = behind_epilogue(geom, workspace);
+    if (nn_winograd_fits(geom)) {
+        winograd_forward(backend, geom, x, filter, &epilogue, y, rest);
+    } else {
+        sweep_forward(backend, geom, x, filter, &epilogue, y, rest);
+    }
+    return 1;
 }
 
 cvy_status nn_cpu_conv2d_forward(nn_backend *backend, const nn_conv2d_geom *geom, const float *x,
                                  const float *filter, const float *bias, float *y, void *workspace)
 {
-    if (nn_winograd_fits(geom)) {
-        winograd_forward(backend, geom, x, filter, bias, y, workspace);
-        return CVY_OK;
-    }
-    if (!nn_conv_sweep_fits(geom)) {
-        return columns_forward(backend, geom, x, filter, bias, y, workspace);
-    }
-    sweep_forward(backend, geom, x, filter, make_epilogue(geom, bias, NULL, workspace), y,
-                  behind_epilogue(geom, workspace));
-    return CVY_OK;
+    if (blocks_forward(backend, geom, x, filter, bias, NULL, y, workspace)) return CVY_OK;
+    return columns_forward(backend, geom, x, filter, bias, y, workspace);
 }
 
-/* The tail by itself, of a convolution that stands in y. */
+/* The tail by itself. */
 static cvy_status run_tail(nn_backend *backend, const nn_conv2d_geom *geom,
-                           const nn_conv_tail *tail, float *y)
+                           const nn_conv_tail *tail, const float *x, float *y)
 {
     const nn_bn_geom norm = {
         .n = geom->n, .c = geom->k, .spatial = geom->p * geom->q, .eps = tail->eps};
-    const nn_shape shape = {.n_dims = 4, .dim = {geom->n, geom->k, geom->p, geom->q}};
-    const int64_t n = nn_cpu_activation_elems(backend, &shape);
 
-    CVY_RETURN_IF_ERR(nn_cpu_batchnorm_inference(backend, &norm, y, tail->gamma, tail->beta,
-                                                 tail->running_mean, tail->running_var, y));
-    if (tail->residual != NULL) {
-        CVY_RETURN_IF_ERR(nn_cpu_accumulate(backend, n, tail->residual, y));
-    }
-    return tail->is_relu ? nn_cpu_relu_forward(backend, n, y, y) : CVY_OK;
+    return nn_cpu_norm_chain_forward(backend, &norm,
+                                     &(nn_norm_chain){.x = x,
+                                                      .residual = tail->residual,
+                                                      .gamma = tail->gamma,
+                                                      .beta = tail->beta,
+                                                      .running_mean = tail->running_mean,
+                                                      .running_var = tail->running_var,
+                                                      .is_relu = tail->is_relu,
+                                                      .y = y});
 }
 
 cvy_status nn_cpu_conv2d_tail_forward(nn_backend *backend, const nn_conv2d_geom *geom,
                                       const float *x, const float *filter, const float *bias,
                                       const nn_conv_tail *tail, float *y, void *workspace)
 {
-    if (nn_winograd_fits(geom) || !nn_conv_sweep_fits(geom)) {
-        CVY_RETURN_IF_ERR(nn_cpu_conv2d_forward(backend, geom, x, filter, bias, y, workspace));
-        return run_tail(backend, geom, tail, y);
-    }
-    sweep_forward(backend, geom, x, filter, make_epilogue(geom, bias, tail, workspace), y,
-                  behind_epilogue(geom, workspace));
-    return CVY_OK;
+    if (blocks_forward(backend, geom, x, filter, bias, tail, y, workspace)) return CVY_OK;
+    float *const before = workspace;
+    CVY_RETURN_IF_ERR(
+        columns_forward(backend, geom, x, filter, bias, before, before + before_tail_floats(geom)));
+    return run_tail(backend, geom, tail, before, y);
 }
 
 cvy_status nn_cpu_conv2d_backward_data(nn_backend *backend, const nn_conv2d_geom *geom,

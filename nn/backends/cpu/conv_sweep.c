@@ -276,19 +276,6 @@ typedef struct sweep_pass {
     int accumulate;
 } sweep_pass;
 
-/* The epilogue from a block of dst on; y: where its tile starts in dst. */
-static nn_conv_epilogue epilogue_at(const sweep_pass *pass, int64_t block, int64_t y)
-{
-    nn_conv_epilogue at = {0};
-
-    if (pass->epilogue == NULL) return at;
-    at = *pass->epilogue;
-    if (at.scale != NULL) at.scale += block * NN_CPU_BLOCK;
-    if (at.shift != NULL) at.shift += block * NN_CPU_BLOCK;
-    if (at.residual != NULL) at.residual += y;
-    return at;
-}
-
 /* y of a tile, so many floats past that of another. */
 static void move_y(const nn_conv_tile *from, int64_t n, nn_conv_tile *tile)
 {
@@ -354,7 +341,7 @@ static void run_phase(const sweep_pass *pass, const nn_conv_phase *phase, int64_
                                .filter = pass->packed +
                                          first * NN_CPU_BLOCK * depth * sweep->n_taps +
                                          phase->first_tap * depth * NN_CPU_BLOCK * n_blocks,
-                               .epilogue = epilogue_at(pass, first, y),
+                               .epilogue = nn_conv_epilogue_at(pass->epilogue, first, y),
                                .y = pass->dst + y,
                                .y_block_pitch = sweep->dst_h * dst_row,
                                .y_row_pitch = sweep->dst_step_h * dst_row,
@@ -410,7 +397,7 @@ static void run_direct_tile(const sweep_pass *pass, nn_cpu_span groups, int64_t 
             .tap_offset = &no_offset,
             .n_taps = 1,
             .filter = pass->packed + first * NN_CPU_BLOCK * depth,
-            .epilogue = epilogue_at(pass, first, y),
+            .epilogue = nn_conv_epilogue_at(pass->epilogue, first, y),
             .y = pass->dst + y,
             .y_block_pitch = dst_plane,
             .y_pixel_pitch = NN_CPU_BLOCK,

@@ -27,9 +27,9 @@ CVY_INLINE_ALWAYS void add_channel(nn_vec sum[MOST_PIXELS][MOST_VECS], const flo
     }
 }
 
-CVY_INLINE_ALWAYS nn_vec load_or(const float *values, int at, float otherwise)
+CVY_INLINE_ALWAYS nn_vec load_or_0(const float *values, int at)
 {
-    return values != NULL ? nn_vec_load(values + at) : nn_vec_all(otherwise);
+    return values != NULL ? nn_vec_load(values + at) : nn_vec_all(0.0f);
 }
 
 CVY_INLINE_ALWAYS void store_tile(const nn_conv_tile *tile, nn_vec sum[MOST_PIXELS][MOST_VECS],
@@ -41,13 +41,16 @@ CVY_INLINE_ALWAYS void store_tile(const nn_conv_tile *tile, nn_vec sum[MOST_PIXE
     CVY_UNROLL(16) for (int v = 0; v < n_vecs; v++)
     {
         const int block = v / NN_VECS_PER_BLOCK, lane = v % NN_VECS_PER_BLOCK * NN_VEC_LANES;
-        const nn_vec scale = load_or(epilogue->scale, v * NN_VEC_LANES, 1.0f);
-        const nn_vec shift = load_or(epilogue->shift, v * NN_VEC_LANES, 0.0f);
+        const nn_vec bias = load_or_0(epilogue->bias, v * NN_VEC_LANES);
+        const nn_vec mean = load_or_0(epilogue->mean, v * NN_VEC_LANES);
+        const nn_vec scale = load_or_0(epilogue->scale, v * NN_VEC_LANES);
+        const nn_vec shift = load_or_0(epilogue->shift, v * NN_VEC_LANES);
         CVY_UNROLL(16) for (int i = 0; i < form.n_rows * form.n_pixels; i++)
         {
             const int64_t at = block * tile->y_block_pitch + i / n_pixels * tile->y_row_pitch +
                                i % n_pixels * tile->y_pixel_pitch + lane;
-            nn_vec value = sum[i][v] * scale + shift;
+            nn_vec value = sum[i][v] + bias;
+            if (epilogue->mean != NULL) value = (value - mean) * scale + shift;
             if (tile->accumulate) value += nn_vec_load(tile->y + at);
             if (epilogue->residual != NULL) value += nn_vec_load(epilogue->residual + at);
             /* A NaN stays one: NaN <= 0 is false. */

@@ -3,18 +3,42 @@
 
 #include "nn/backends/cpu/simd_internal.h"
 
+#include <stddef.h>
 #include <stdint.h>
 
 /**
- * What becomes of a sum when it is written, y = f(sum * scale + shift (+ y) + residual), where f is
- * the rectifier or nothing. Plain convolutions shift by their bias; in evaluation batch norm is a
- * scale and a shift.
+ * What becomes of a sum when it is written,
+ *
+ *     y = f((sum + bias - mean) * scale + shift (+ y) + residual),
+ *
+ * where f is the rectifier or nothing: the bias of a convolution and, in evaluation, the batch norm
+ * behind it, to the bit as its own kernel computes it. Only the bias goes with (+ y).
  */
 typedef struct nn_conv_epilogue {
-    const float *scale, *shift; /* stored channels of y; NULL: 1, 0 */
-    const float *residual;      /* laid out as y; NULL: none */
+    const float *bias;                 /* stored channels of y; NULL: 0 */
+    const float *mean, *scale, *shift; /* the same, all or none */
+    const float *residual;             /* laid out as y; NULL: none */
     int is_relu;
 } nn_conv_epilogue;
+
+/** The epilogue of the rest of y from a block of channels on, whose first float is at y; NULL:
+ *  none. */
+static inline nn_conv_epilogue nn_conv_epilogue_at(const nn_conv_epilogue *epilogue, int64_t block,
+                                                   int64_t y)
+{
+    nn_conv_epilogue at = {0};
+
+    if (epilogue == NULL) return at;
+    at = *epilogue;
+    if (at.bias != NULL) at.bias += block * NN_CPU_BLOCK;
+    if (at.mean != NULL) {
+        at.mean += block * NN_CPU_BLOCK;
+        at.scale += block * NN_CPU_BLOCK;
+        at.shift += block * NN_CPU_BLOCK;
+    }
+    if (at.residual != NULL) at.residual += y;
+    return at;
+}
 
 /**
  * The innermost product of convolutions: a tile of output pixels by one or two blocks of output

@@ -104,7 +104,8 @@ void nn_winograd_backward(const nn_conv2d_geom *geom, nn_winograd *out)
 typedef struct wino_pass {
     const nn_winograd *wino;
     const nn_wino_filters *filters;
-    const float *src, *bias;
+    const float *src;
+    const nn_conv_epilogue *epilogue;
     float *dst;
     int accumulate;
     float *packed; /* all transformed filters; or, by slabs, a slab of transformed tiles */
@@ -282,10 +283,10 @@ static void write_tiles(const wino_pass *pass, const wino_step *step, const floa
         const float *from = m + nn_wino_set_at(set, i);
         for (int64_t j = 0; j < blocks.n; j++) {
             const int64_t block = blocks.first + j;
-            nn_wino_output(from + j * set->width * NN_CPU_BLOCK, set->pitch,
-                           pass->bias == NULL ? NULL : pass->bias + block * NN_CPU_BLOCK,
-                           pass->accumulate,
-                           pass->dst + (run.image * wino->dst_blocks + block) * plane, &run);
+            const int64_t y = (run.image * wino->dst_blocks + block) * plane;
+            const nn_conv_epilogue epilogue = nn_conv_epilogue_at(pass->epilogue, block, y);
+            nn_wino_output(from + j * set->width * NN_CPU_BLOCK, set->pitch, &epilogue,
+                           pass->accumulate, pass->dst + y, &run);
         }
         n = run.n;
     }
@@ -366,14 +367,14 @@ int64_t nn_winograd_workspace_floats(const nn_winograd *wino, int n_threads)
 }
 
 void nn_winograd_run(nn_backend *backend, const nn_winograd *wino, const float *src,
-                     const nn_wino_filters *filters, const float *bias, float *dst, int accumulate,
-                     float *workspace)
+                     const nn_wino_filters *filters, const nn_conv_epilogue *epilogue, float *dst,
+                     int accumulate, float *workspace)
 {
     const int64_t n_groups = nn_conv_n_groups(wino->dst_blocks);
     wino_pass pass = {.wino = wino,
                       .filters = filters,
                       .src = src,
-                      .bias = bias,
+                      .epilogue = epilogue,
                       .dst = dst,
                       .accumulate = accumulate,
                       .packed = workspace,

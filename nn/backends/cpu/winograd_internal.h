@@ -1,6 +1,7 @@
 #ifndef NN_BACKENDS_CPU_WINOGRAD_INTERNAL_H
 #define NN_BACKENDS_CPU_WINOGRAD_INTERNAL_H
 
+#include "nn/backends/cpu/conv_tile_internal.h"
 #include "nn/backends/cpu/cpu_internal.h"
 #include "nn/backends/cpu/simd_internal.h"
 
@@ -84,11 +85,11 @@ typedef struct nn_wino_filters {
     int is_turned; /* taps in reverse */
 } nn_wino_filters;
 
-/** dst (+)= src by the filters, + bias (dst_blocks * 16 floats, or NULL). */
+/** dst (+)= src by the filters, written through the epilogue. */
 int64_t nn_winograd_workspace_floats(const nn_winograd *wino, int n_threads);
 void nn_winograd_run(nn_backend *backend, const nn_winograd *wino, const float *src,
-                     const nn_wino_filters *filters, const float *bias, float *dst, int accumulate,
-                     float *workspace);
+                     const nn_wino_filters *filters, const nn_conv_epilogue *epilogue, float *dst,
+                     int accumulate, float *workspace);
 
 /** Tiles beside each other, of a plane (h, w, 16) of an image; their corners are 4 columns apart
  * and may lie outside. */
@@ -181,10 +182,10 @@ void nn_wino_input(const float *plane, const nn_wino_run *run, const nn_wino_blo
                    int third, float *out, int64_t pitch);
 void nn_wino_output_adjoint(const float *plane, const nn_wino_run *run,
                             const nn_wino_blocks *blocks, int third, float *out, int64_t pitch);
-/** y (+)= A^T m A + bias where a tile is inside; m[i * pitch + tile * 16]. bias: 16 floats or NULL.
- */
-void nn_wino_output(const float *m, int64_t pitch, const float *bias, int accumulate, float *plane,
-                    const nn_wino_run *run);
+/** y (+)= epilogue of A^T m A where a tile is inside; m[i * pitch + tile * 16]. The epilogue is
+ * that of the block, its residual that of the plane. */
+void nn_wino_output(const float *m, int64_t pitch, const nn_conv_epilogue *epilogue, int accumulate,
+                    float *plane, const nn_wino_run *run);
 /** out[i * pitch] = (G filter G^T)[i] of 16 channels; filter[tap * 16]. */
 void nn_wino_filter(const float *filter, float *out, int64_t pitch);
 /** out[tap * 16] = (G^T sum G)[tap] of 16 channels; sum[i * pitch]. */

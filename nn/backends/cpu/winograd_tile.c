@@ -253,35 +253,51 @@ void nn_wino_input(const float *plane, const nn_wino_run *run, const nn_wino_blo
     }
 }
 
-/* Where and how a run of tiles of y is written. */
+/* Where and how a run of tiles of y is written: nn_conv_epilogue. */
 typedef struct output_rows {
-    nn_vec bias;
+    nn_vec bias, mean, scale, shift;
     float *y;
+    const float *residual; /* of y[0]; NULL: none */
+    int has_norm, is_relu;
     int64_t row_pitch;
     int64_t n;              /* tiles */
     int64_t n_rows, n_cols; /* of each that exist */
 } output_rows;
 
-CVY_INLINE_ALWAYS void store_output_row(const output_rows *rows, float *y, int row, int inside,
-                                        int accumulate, const nn_vec t[IN])
+/* What a loop over tiles does besides; constant where it is called. */
+typedef struct output_form {
+    int inside, accumulate, has_tail; /* more than a bias */
+} output_form;
+
+CVY_INLINE_ALWAYS nn_vec with_tail(const output_rows *rows, const float *at, nn_vec value)
+{
+    if (rows->has_norm) value = (value - rows->mean) * rows->scale + rows->shift;
+    if (rows->residual != NULL) value += nn_vec_load(rows->residual + (at - rows->y));
+    /* A NaN stays one: NaN <= 0 is false. */
+    return rows->is_relu ? nn_vec_where(~(nn_mask)(value <= nn_vec_all(0.0f)), value) : value;
+}
+
+CVY_INLINE_ALWAYS void store_output_row(const output_rows *rows, float *y, int row,
+                                        output_form form, const nn_vec t[IN])
 {
     nn_vec out[OUT];
 
-    if (!inside && row >= rows->n_rows) return;
+    if (!form.inside && row >= rows->n_rows) return;
     output_line(t, out);
     CVY_UNROLL(4) for (int j = 0; j < OUT; j++)
     {
         float *at = y + row * rows->row_pitch + j * NN_CPU_BLOCK;
-        if (!inside && j >= rows->n_cols) continue;
+        if (!form.inside && j >= rows->n_cols) continue;
         out[j] += rows->bias;
-        if (accumulate) out[j] += nn_vec_load(at);
+        if (form.has_tail) out[j] = with_tail(rows, at, out[j]);
+        if (form.accumulate) out[j] += nn_vec_load(at);
         nn_vec_store(at, out[j]);
     }
 }
 
 /* Even rows of y, from sums of the products at a point and its opposite. */
 CVY_INLINE_ALWAYS void output_even(const float *m, int64_t pitch, const output_rows *rows,
-                                   int inside, int accumulate)
+                                   output_form form)
 {
     float *y = rows->y;
 
@@ -296,8 +312,8 @@ CVY_INLINE_ALWAYS void output_even(const float *m, int64_t pitch, const output_r
             first[j] = nn_vec_load(at) + sum_a + sum_b;
             second[j] = times(A2, sum_a) + times(B2, sum_b);
         }
-        store_output_row(rows, y, 0, inside, accumulate, first);
-        store_output_row(rows, y, 2, inside, accumulate, second);
+        store_output_row(rows, y, 0, form, first);
+        store_output_row(rows, y, 2, form, second);
         m += NN_CPU_BLOCK;
         y += OUT * NN_CPU_BLOCK;
     }
@@ -305,7 +321,7 @@ CVY_INLINE_ALWAYS void output_even(const float *m, int64_t pitch, const output_r
 
 /* Odd rows, from differences. */
 CVY_INLINE_ALWAYS void output_odd(const float *m, int64_t pitch, const output_rows *rows,
-                                  int inside, int accumulate)
+                                  output_form form)
 {
     float *y = rows->y;
 
@@ -322,8 +338,8 @@ CVY_INLINE_ALWAYS void output_odd(const float *m, int64_t pitch, const output_ro
             second[j] = nn_vec_load(at + 5 * IN * pitch) + times(B3, difference_b) +
                         times(A3, difference_a);
         }
-        store_output_row(rows, y, 1, inside, accumulate, first);
-        store_output_row(rows, y, 3, inside, accumulate, second);
+        store_output_row(rows, y, 1, form, first);
+        store_output_row(rows, y, 3, form, second);
         m += NN_CPU_BLOCK;
         y += OUT * NN_CPU_BLOCK;
     }
@@ -331,48 +347,81 @@ CVY_INLINE_ALWAYS void output_odd(const float *m, int64_t pitch, const output_ro
 
 static void output_inside(const float *m, int64_t pitch, const output_rows *rows)
 {
-    output_even(m, pitch, rows, 1, 0);
-    output_odd(m, pitch, rows, 1, 0);
+    output_even(m, pitch, rows, (output_form){.inside = 1});
+    output_odd(m, pitch, rows, (output_form){.inside = 1});
 }
 
 static void output_inside_add(const float *m, int64_t pitch, const output_rows *rows)
 {
-    output_even(m, pitch, rows, 1, 1);
-    output_odd(m, pitch, rows, 1, 1);
+    output_even(m, pitch, rows, (output_form){.inside = 1, .accumulate = 1});
+    output_odd(m, pitch, rows, (output_form){.inside = 1, .accumulate = 1});
+}
+
+static void output_inside_tail(const float *m, int64_t pitch, const output_rows *rows)
+{
+    output_even(m, pitch, rows, (output_form){.inside = 1, .has_tail = 1});
+    output_odd(m, pitch, rows, (output_form){.inside = 1, .has_tail = 1});
+}
+
+static int has_tail(const output_rows *rows)
+{
+    return rows->has_norm || rows->residual != NULL || rows->is_relu;
 }
 
 static void output_border(const float *m, int64_t pitch, const output_rows *rows, int accumulate)
 {
-    output_even(m, pitch, rows, 0, accumulate);
-    output_odd(m, pitch, rows, 0, accumulate);
+    const output_form form = {.accumulate = accumulate, .has_tail = has_tail(rows)};
+
+    output_even(m, pitch, rows, form);
+    output_odd(m, pitch, rows, form);
 }
 
-void nn_wino_output(const float *m, int64_t pitch, const float *bias, int accumulate, float *plane,
-                    const nn_wino_run *run)
+static void output_whole(const float *m, int64_t pitch, const output_rows *rows, int accumulate)
 {
-    const int64_t n_rows = nn_cpu_least(OUT, run->h - run->row);
+    if (rows->n_rows < OUT || (accumulate && has_tail(rows))) {
+        output_border(m, pitch, rows, accumulate);
+    } else if (accumulate) {
+        output_inside_add(m, pitch, rows);
+    } else if (has_tail(rows)) {
+        output_inside_tail(m, pitch, rows);
+    } else {
+        output_inside(m, pitch, rows);
+    }
+}
+
+static nn_vec load_or_0(const float *values, int at)
+{
+    return values != NULL ? nn_vec_load(values + at) : nn_vec_all(0.0f);
+}
+
+void nn_wino_output(const float *m, int64_t pitch, const nn_conv_epilogue *epilogue, int accumulate,
+                    float *plane, const nn_wino_run *run)
+{
     const int64_t n_whole = nn_cpu_least(run->n, (run->w - run->col) / OUT);
+    const int64_t whole_floats = n_whole * OUT * NN_CPU_BLOCK;
 
     for (int v = 0; v < NN_CPU_BLOCK; v += NN_VEC_LANES) {
+        const int64_t at = (run->row * run->w + run->col) * NN_CPU_BLOCK + v;
         output_rows rows = {
-            .bias = bias != NULL ? nn_vec_load(bias + v) : nn_vec_all(0.0f),
-            .y = plane + (run->row * run->w + run->col) * NN_CPU_BLOCK + v,
+            .bias = load_or_0(epilogue->bias, v),
+            .mean = load_or_0(epilogue->mean, v),
+            .scale = load_or_0(epilogue->scale, v),
+            .shift = load_or_0(epilogue->shift, v),
+            .has_norm = epilogue->mean != NULL,
+            .y = plane + at,
+            .residual = epilogue->residual != NULL ? epilogue->residual + at : NULL,
+            .is_relu = epilogue->is_relu,
             .row_pitch = run->w * NN_CPU_BLOCK,
             .n = n_whole,
-            .n_rows = n_rows,
+            .n_rows = nn_cpu_least(OUT, run->h - run->row),
             .n_cols = OUT,
         };
-        if (n_rows < OUT) {
-            output_border(m + v, pitch, &rows, accumulate);
-        } else if (accumulate) {
-            output_inside_add(m + v, pitch, &rows);
-        } else {
-            output_inside(m + v, pitch, &rows);
-        }
+        output_whole(m + v, pitch, &rows, accumulate);
         if (n_whole == run->n) continue;
         rows.n = 1;
         rows.n_cols = run->w - run->col - n_whole * OUT;
-        rows.y += n_whole * OUT * NN_CPU_BLOCK;
+        rows.y += whole_floats;
+        if (rows.residual != NULL) rows.residual += whole_floats;
         output_border(m + v + n_whole * NN_CPU_BLOCK, pitch, &rows, accumulate);
     }
 }
