@@ -86,6 +86,10 @@ static const conv_case conv_cases[] = {
     {"planes to blocks, 1x1", 3, 7, 6, 5, 40, 1, 1, 1, 1, 0, 0, 1, 1, 1},
     {"planes to blocks, dilated", 2, 1, 11, 12, 16, 3, 3, 1, 2, 2, 2, 2, 3, 1},
     {"blocks, many filters", 1, 496, 5, 4, 240, 3, 3, 1, 1, 1, 1, 1, 1, 1},
+    {"blocks, many tiles", 19, 12, 9, 7, 16, 3, 3, 1, 1, 1, 1, 1, 1, 1},
+    {"blocks, shares of thirds", 15, 40, 9, 12, 56, 3, 3, 1, 1, 1, 1, 1, 1, 1},
+    {"blocks, several patches", 17, 145, 5, 7, 132, 3, 3, 1, 1, 0, 2, 1, 1, 1},
+    {"blocks, many patches", 1, 400, 4, 5, 390, 3, 3, 1, 1, 1, 1, 1, 1, 1},
     {"many partial sums", 41, 2, 12, 12, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1},
 };
 enum { N_CONV_CASES = sizeof conv_cases / sizeof conv_cases[0] };

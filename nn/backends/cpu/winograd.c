@@ -7,6 +7,7 @@ enum {
     SMALL_PART = 2 * NN_TILE_PIXELS, /* tiles of a part, so that a few channels stay near */
     LARGE_PART = 2 * NN_TILE_PIXELS, /* and with many, so that filters are read seldom */
     LARGE_FROM = 128,                /* channels */
+    SINGLE_PART = 32,                /* with one block of channels, which the first cache holds */
     MAX_PARTS = 8,                   /* of a chunk; while one is multiplied the next is fetched */
     MIN_CHUNKS = 64,                 /* if there is enough work */
     MIN_PARTS = 16,
@@ -40,9 +41,15 @@ nn_wino_set nn_wino_set_of(int64_t blocks, int64_t width, int64_t n_tiles)
                                   NN_CPU_BLOCK};
 }
 
+static int is_single(const nn_winograd *wino)
+{
+    return NN_VECS_PER_BLOCK == 1 && wino->src_blocks == 1 && wino->dst_blocks == 1;
+}
+
 static int64_t tiles_of_part(const nn_winograd *wino)
 {
     const int is_large = nn_cpu_most(wino->src_c, wino->dst_c) >= LARGE_FROM;
+    if (is_single(wino)) return SINGLE_PART;
     const int64_t wanted = nn_cpu_div_up(wino->n_tiles, MIN_PARTS * NN_TILE_PIXELS);
 
     return nn_cpu_least(is_large ? LARGE_PART : SMALL_PART, wanted * NN_TILE_PIXELS);
@@ -66,8 +73,9 @@ static void cut(nn_winograd *wino)
         src_tiles = nn_cpu_least(n_parts, nn_cpu_most(1, SLAB_FLOATS / part_floats)) * SMALL_PART;
         wino->tiles_per_slab = src_tiles;
     }
-    wino->src_set = nn_wino_set_of(wino->src_blocks, NN_TILE_PIXELS, src_tiles);
-    wino->dst_set = nn_wino_set_of(is_by_slabs ? NN_TILE_BLOCKS : wino->dst_blocks, NN_TILE_PIXELS,
+    const int64_t width = is_single(wino) ? SINGLE_PART : NN_TILE_PIXELS;
+    wino->src_set = nn_wino_set_of(wino->src_blocks, width, src_tiles);
+    wino->dst_set = nn_wino_set_of(is_by_slabs ? NN_TILE_BLOCKS : wino->dst_blocks, width,
                                    wino->tiles_per_part);
 }
 

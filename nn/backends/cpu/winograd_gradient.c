@@ -140,8 +140,10 @@ static void add_products(const gradient_pass *pass, const gradient_patch *patch,
     nn_wino_fetch x = nn_winograd_fetch_src(&plan->wino, pass->x, next, patch->src);
     nn_wino_fetch dy = nn_winograd_fetch_dst(&plan->wino, pass->dy, next, patch->dst, 0);
     const int64_t n_products = plan->places_per_step * patch->src.n * n_groups;
-    const int64_t n_x = nn_cpu_div_up(nn_winograd_fetch_n(&x), n_products);
-    const int64_t n_dy = nn_cpu_div_up(nn_winograd_fetch_n(&dy), n_products);
+    /* With many channels a cache would lose them again: the transform fetches for itself. */
+    const int fetches = plan->steps_per_task == plan->n_steps && plan->total_floats > 0;
+    const int64_t n_x = fetches ? nn_cpu_div_up(nn_winograd_fetch_n(&x), n_products) : 0;
+    const int64_t n_dy = fetches ? nn_cpu_div_up(nn_winograd_fetch_n(&dy), n_products) : 0;
 
     for (int place = 0; place < plan->places_per_step; place++) {
         for (int64_t i = 0; i < patch->src.n; i++) {

@@ -60,6 +60,36 @@ static void multiply_one(const float *x, const float *filter, int64_t n_blocks, 
     multiply_full(x, filter, n_blocks, NN_TILE_PIXELS, 1, y, 0);
 }
 
+/* One block of src and of dst: the filters stay in registers, where these are enough. */
+enum { SINGLE_TILES = 8 };
+
+static void multiply_single(const float *x, const float *filter, int64_t n_tiles, float *y)
+{
+    nn_vec f[NN_CPU_BLOCK];
+
+    CVY_UNROLL(16) for (int c = 0; c < NN_CPU_BLOCK; c++)
+    {
+        f[c] = nn_vec_load(filter + c * NN_CPU_BLOCK);
+    }
+    for (int64_t first = 0; first < n_tiles; first += SINGLE_TILES) {
+        nn_vec sum[SINGLE_TILES];
+        CVY_UNROLL(16) for (int i = 0; i < SINGLE_TILES; i++) sum[i] = nn_vec_all(0.0f);
+        CVY_UNROLL(16) for (int c = 0; c < NN_CPU_BLOCK; c++)
+        {
+            CVY_UNROLL(16) for (int i = 0; i < SINGLE_TILES; i++)
+            {
+                sum[i] += nn_vec_all(x[i * NN_CPU_BLOCK + c]) * f[c];
+            }
+        }
+        CVY_UNROLL(16) for (int i = 0; i < SINGLE_TILES; i++)
+        {
+            nn_vec_store(y + i * NN_CPU_BLOCK, sum[i]);
+        }
+        x += SINGLE_TILES * NN_CPU_BLOCK;
+        y += SINGLE_TILES * NN_CPU_BLOCK;
+    }
+}
+
 static void multiply_rest(const nn_wino_product *product, const float *x, float *y, int n_blocks,
                           int64_t n_tiles)
 {
@@ -83,6 +113,11 @@ void nn_wino_multiply(const nn_wino_product *product, int n_blocks)
     const float *x = product->x;
     float *y = product->y;
 
+    /* Where the last tiles do not fill the registers, the rest of the set is multiplied as well. */
+    if (NN_VECS_PER_BLOCK == 1 && n_blocks == 1 && src_blocks == 1 && width % SINGLE_TILES == 0) {
+        multiply_single(x, product->filter, product->n_tiles, y);
+        return;
+    }
     for (int64_t i = 0; i < product->n_tiles; i += width) {
         if (product->n_tiles - i < width) {
             multiply_rest(product, x, y, n_blocks, product->n_tiles - i);

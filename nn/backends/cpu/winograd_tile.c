@@ -116,14 +116,15 @@ static tile_rows cut_run(const float *plane, const nn_wino_run *run, int64_t don
     tile_rows rows = {.n = 1, .is_inside = col >= 0 && room >= 0};
 
     if (rows.is_inside) rows.n = nn_cpu_least(run->n - done, room / OUT + 1);
+    const int64_t first = nn_cpu_most(0, -col), end = nn_cpu_least(size, run->w - col);
     for (int64_t j = 0; !rows.is_inside && j < size; j++) {
-        rows.keep[j] = col + j >= 0 && col + j < run->w ? -1 : 0;
-        rows.offset[j] = rows.keep[j] ? j * NN_CPU_BLOCK : -nn_cpu_least(0, col) * NN_CPU_BLOCK;
+        rows.keep[j] = j >= first && j < end ? -1 : 0;
+        rows.offset[j] = (rows.keep[j] || first >= end ? j : first) * NN_CPU_BLOCK;
     }
     if (run->row < 0 || run->row + size > run->h) rows.n = nn_cpu_least(rows.n, BORDER_TILES);
     for (int64_t i = 0; i < size; i++) {
         const int64_t row = run->row + i;
-        const int exists = row >= 0 && row < run->h;
+        const int exists = row >= 0 && row < run->h && first < end;
         rows.row[i] = exists ? plane + (row * run->w + col) * NN_CPU_BLOCK : zeros;
         rows.step[i] = exists ? run->h * run->w * NN_CPU_BLOCK : 0;
     }
