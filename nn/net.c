@@ -54,10 +54,11 @@ cvy_status nn_net_create(nn_backend *backend, const nn_graph *graph, const nn_ne
     for (int i = 0; i < nn_graph_n_layers(graph); i++) {
         if (nn_graph_layer_at(graph, i)->plan.is_loss) net->loss_idx = i;
     }
-    const nn_plan_options plan = {
-        .is_inference = net->is_inference,
-        .again_depth = options != NULL && options->keeps_all ? NN_NEVER : NN_AGAIN_DEPTH};
-    CVY_GOTO_IF_ERR(fail, status, nn_plan_create(backend, graph, &plan, &net->plan));
+    const int64_t keep_bytes = options != NULL && options->keep_bytes > 0 ? options->keep_bytes
+                                                                          : NN_NET_KEEP_BYTES;
+    CVY_GOTO_IF_ERR(
+        fail, status,
+        nn_plan_create_within(backend, graph, net->is_inference, keep_bytes, &net->plan));
     CVY_GOTO_IF_ERR(fail, status, alloc_results(net));
     CVY_GOTO_IF_ERR(fail, status, alloc_arena(net));
     *out = net;

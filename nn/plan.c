@@ -452,6 +452,21 @@ fail:
     return status;
 }
 
+cvy_status nn_plan_create_within(nn_backend *backend, const nn_graph *graph, int is_inference,
+                                 int64_t keep_bytes, nn_plan **out)
+{
+    nn_plan_options options = {.is_inference = is_inference, .again_depth = NN_NEVER};
+
+    CVY_RETURN_IF_ERR(nn_plan_create(backend, graph, &options, out));
+    while (!is_inference && (*out)->arena_bytes > keep_bytes &&
+           options.again_depth < NN_AGAIN_DEPTH) {
+        options.again_depth++;
+        nn_plan_destroy(out);
+        CVY_RETURN_IF_ERR(nn_plan_create(backend, graph, &options, out));
+    }
+    return CVY_OK;
+}
+
 void nn_plan_destroy(nn_plan **plan)
 {
     if (plan == NULL || *plan == NULL) return;

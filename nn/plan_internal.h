@@ -58,8 +58,8 @@ typedef struct nn_plan {
     int64_t arena_bytes;
 } nn_plan;
 
-/** How many values computed again may lean on each other (again.c). Every third output of a stage
- *  of residual blocks is then kept; more would save little memory, for more sweeps. */
+/** How many values computed again may lean on each other (again.c) at most. Every third output of a
+ *  stage of residual blocks is then kept; more would save little memory, for more sweeps. */
 enum { NN_AGAIN_DEPTH = 2 };
 
 typedef struct nn_plan_options {
@@ -70,6 +70,10 @@ typedef struct nn_plan_options {
 /** graph: finished. */
 cvy_status nn_plan_create(nn_backend *backend, const nn_graph *graph,
                           const nn_plan_options *options, nn_plan **out);
+/** The least depth with which the arena has keep_bytes at most, or NN_AGAIN_DEPTH: what is kept
+ *  costs no time. */
+cvy_status nn_plan_create_within(nn_backend *backend, const nn_graph *graph, int is_inference,
+                                 int64_t keep_bytes, nn_plan **out);
 void nn_plan_destroy(nn_plan **plan);
 
 /** Find the chains that the backend does in one sweep (fuse.c): fills plan->chain..., reads

@@ -117,6 +117,30 @@ static void greater_depth_needs_less_memory(void **state)
     nn_backend_close(&backend);
 }
 
+static void no_more_is_computed_again_than_memory_asks_for(void **state)
+{
+    (void)state;
+    nn_backend *backend = open_cpu();
+    stage s = build();
+    int64_t keep_bytes = INT64_MAX;
+
+    for (int depth = NN_NEVER; depth <= NN_AGAIN_DEPTH; depth++) {
+        const nn_plan_options options = {.again_depth = depth};
+        nn_plan *expected = NULL, *plan = NULL;
+        assert_ok(nn_plan_create(backend, s.graph, &options, &expected));
+        assert_ok(nn_plan_create_within(backend, s.graph, 0, keep_bytes, &plan));
+        assert_int_equal(plan->arena_bytes, expected->arena_bytes);
+        keep_bytes = plan->arena_bytes - 1;
+        nn_plan_destroy(&plan);
+        assert_ok(nn_plan_create_within(backend, s.graph, 0, keep_bytes + 1, &plan));
+        assert_int_equal(plan->arena_bytes, expected->arena_bytes);
+        nn_plan_destroy(&plan);
+        nn_plan_destroy(&expected);
+    }
+    nn_graph_destroy(&s.graph);
+    nn_backend_close(&backend);
+}
+
 static void reference_backend_keeps_everything(void **state)
 {
     (void)state;
@@ -134,10 +158,10 @@ static void reference_backend_keeps_everything(void **state)
 }
 
 /* Gradients of two steps of one batch of n images, the second into memory that is in use. */
-static float *gradients(nn_backend *backend, const nn_graph *graph, int keeps_all, int64_t n)
+static float *gradients(nn_backend *backend, const nn_graph *graph, int64_t keep_bytes, int64_t n)
 {
     const nn_params *params = nn_graph_params(graph);
-    const nn_net_options options = {.keeps_all = keeps_all};
+    const nn_net_options options = {.keep_bytes = keep_bytes};
     float *weights = cvy_alloc((size_t)params->n_elems * sizeof(float));
     float *grads = cvy_alloc_zero((size_t)params->n_elems, sizeof(float));
     static float images[MINIBATCH * C * H * W];
@@ -167,8 +191,8 @@ static void values_computed_again_change_no_bit(void **state)
     const size_t size_bytes = (size_t)nn_graph_params(s.graph)->n_elems * sizeof(float);
 
     for (int64_t n = 2; n <= MINIBATCH; n++) {
-        float *again = gradients(backend, s.graph, 0, n);
-        float *kept = gradients(backend, s.graph, 1, n);
+        float *again = gradients(backend, s.graph, 1, n);
+        float *kept = gradients(backend, s.graph, INT64_MAX, n);
         assert_memory_equal(again, kept, size_bytes);
         cvy_free(again);
         cvy_free(kept);
@@ -180,6 +204,7 @@ static void values_computed_again_change_no_bit(void **state)
 static const struct CMUnitTest tests[] = {
     cvy_unit_test(every_third_sum_of_a_stage_is_kept),
     cvy_unit_test(greater_depth_needs_less_memory),
+    cvy_unit_test(no_more_is_computed_again_than_memory_asks_for),
     cvy_unit_test(reference_backend_keeps_everything),
     cvy_unit_test(values_computed_again_change_no_bit),
 };

@@ -253,7 +253,7 @@ static tensor_kind backward_kind(const shadow *s, int value)
  * of one of its inputs. */
 static void chain_forward_in(shadow *s, int i)
 {
-    const int norm = s->plan->chain_norm[i], conv = s->plan->chain_conv[i];
+    const int conv = s->plan->chain_conv[i];
     const nn_plan_chain chain = nn_plan_chain_at(s->plan, s->graph, i);
     const tensor y = tensor_of(s, VALUE, chain.y);
     tensor from = tensor_of(s, VALUE, chain.x);
@@ -264,37 +264,34 @@ static void chain_forward_in(shadow *s, int i)
         const tensor other = tensor_of(s, VALUE, chain.residual);
         if (overlap(&other, &y)) from = other;
     }
-    writes(s, VALUE, y.idx);
+    writes(s, VALUE, chain.y);
     if (conv >= 0) { /* reads x around each pixel: y must not lie there */
         assert_false(overlap(&y, &s->reads[0]));
         writes(s, WORKSPACE, s->plan->forward_workspace[conv]);
     } else {
-        writes(s, SAVED, norm);
+        writes(s, SAVED, s->plan->chain_norm[i]);
     }
     end_layer(s, &from, &y);
 }
 
 /* The same into the second life of its output, from what backward may read by then. */
-static void chain_again_in(shadow *s, nn_value value)
+static void chain_again_in(shadow *s, int i)
 {
-    const int i = value - 1, norm = s->plan->chain_norm[i];
-    const nn_value x = nn_graph_layer_at(s->graph, norm)->input[0],
-                   residual = nn_plan_chain_at(s->plan, s->graph, i).residual;
+    const nn_plan_chain chain = nn_plan_chain_at(s->plan, s->graph, i);
 
-    assert_int_equal(s->plan->chain[i], i);
-    reads(s, backward_kind(s, x), x);
-    reads(s, SAVED, norm);
-    if (residual >= 0) reads(s, backward_kind(s, residual), residual);
-    writes(s, AGAIN, value);
+    reads(s, backward_kind(s, chain.x), chain.x);
+    reads(s, SAVED, s->plan->chain_norm[i]);
+    if (chain.residual >= 0) reads(s, backward_kind(s, chain.residual), chain.residual);
+    writes(s, AGAIN, chain.y);
     end_layer(s, NULL, NULL);
+    s->n_again++;
 }
 
 static void compute_again_in(shadow *s, int layer_idx)
 {
-    for (nn_value v = 0; v < s->plan->n_values; v++) {
-        if (s->plan->again_at[v] != 2 * s->plan->n_layers - 1 - layer_idx) continue;
-        chain_again_in(s, v);
-        s->n_again++;
+    for (int i = 0; i < s->plan->n_layers; i++) {
+        if (s->plan->again_at[i + 1] != 2 * s->plan->n_layers - 1 - layer_idx) continue;
+        chain_again_in(s, i);
     }
 }
 
@@ -302,14 +299,13 @@ static void chain_backward_in(shadow *s, int i)
 {
     const nn_plan *plan = s->plan;
     const int norm = plan->chain_norm[i], add = plan->chain_add[i];
-    const nn_value x = nn_graph_layer_at(s->graph, norm)->input[0],
-                   residual = nn_plan_chain_at(s->plan, s->graph, i).residual;
-    const nn_value y = nn_graph_layer_at(s->graph, i)->output;
-    const tensor dy = tensor_of(s, GRAD, y);
+    const nn_plan_chain chain = nn_plan_chain_at(plan, s->graph, i);
+    const nn_value x = chain.x, residual = chain.residual;
+    const tensor dy = tensor_of(s, GRAD, chain.y);
     tensor over = tensor_of(s, GRAD, x); /* what may lie where dy does */
 
-    reads(s, GRAD, y);
-    if (add >= 0) reads(s, backward_kind(s, y), y);
+    reads(s, GRAD, chain.y);
+    if (add >= 0) reads(s, backward_kind(s, chain.y), chain.y);
     reads(s, backward_kind(s, x), x);
     reads(s, SAVED, norm);
     assert_true(plan->grad[x] != NN_NO_BLOCK);
@@ -374,9 +370,9 @@ static void backward_in(shadow *s, int i)
             continue;
         }
         if (plan->first_writer[x] != i) reads(s, GRAD, x); /* it adds */
-        int is_again = 0;
-        for (int k = 0; k < j; k++) is_again |= layer->input[k] == x;
-        if (!is_again) writes(s, GRAD, x);
+        int is_first = 1;
+        for (int k = 0; k < j; k++) is_first &= layer->input[k] != x;
+        if (is_first) writes(s, GRAD, x);
     }
     if (plan->backward_workspace[i] != NN_NO_BLOCK) {
         writes(s, WORKSPACE, plan->backward_workspace[i]);
@@ -430,11 +426,10 @@ static int check_plan(nn_backend *backend, const nn_graph *graph, const nn_plan_
     return s.n_again;
 }
 
-/* Of two layers and more. */
 static int count_chains(nn_backend *backend, const nn_graph *graph, int *n_sums)
 {
     nn_plan *plan = NULL;
-    int n = 0;
+    int n = 0; /* of two layers and more */
 
     assert_ok(nn_plan_create(backend, graph, &training, &plan));
     for (int i = 0; i < plan->n_layers; i++) {
@@ -529,7 +524,6 @@ static void chain_in_inference_needs_two_activations_or_one_in_place(void **stat
     nn_backend *backend = open_backend("ref");
     nn_graph *graph = chain("conv2d", "{out: 4, kernel: 3, pad: 1}", 30);
     nn_plan *plan = NULL;
-
     assert_ok(nn_plan_create(backend, graph, &inference, &plan));
     assert_int_equal(plan->arena_bytes, 2 * value_bytes);
     nn_plan_destroy(&plan);

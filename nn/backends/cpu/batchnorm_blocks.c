@@ -22,15 +22,14 @@ nn_bn_cut nn_bn_cut_from(const nn_backend *backend, const nn_bn_geom *geom, int6
     const int64_t n_shares = nn_cpu_least(geom->n, nn_cpu_div_up(N_SHARES, group.n));
     const int64_t images = nn_cpu_div_up(geom->n, n_shares);
     const int64_t block_bytes = geom->n * geom->spatial * NN_CPU_BLOCK * (int64_t)sizeof(float);
-    /* A single sweep is in no hurry. */
-    const int64_t blocks = n_tensors == 0 ? all
-                                          : (int64_t)CACHE_BYTES * backend->n_threads /
-                                                (block_bytes * n_tensors);
+    const int64_t cache_bytes = (int64_t)CACHE_BYTES * backend->n_threads;
+    const int64_t fitting = n_tensors == 0 ? all : cache_bytes / (block_bytes * n_tensors);
+    const int64_t enough = nn_cpu_div_up(2 * (int64_t)backend->n_threads, n_shares); /* to share */
     const int64_t left = group.first + group.n - first_block;
 
     return (nn_bn_cut){.all_blocks = all,
                        .first_block = first_block,
-                       .blocks = nn_cpu_least(nn_cpu_most(blocks, 1), left),
+                       .blocks = nn_cpu_least(nn_cpu_most(fitting, enough), left),
                        .images_per_share = images,
                        .n_shares = nn_cpu_div_up(geom->n, images),
                        .spatial = geom->spatial};

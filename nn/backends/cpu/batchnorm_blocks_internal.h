@@ -67,7 +67,7 @@ typedef struct nn_bn_cut {
     int64_t all_blocks, first_block, blocks, images_per_share, n_shares, spatial;
 } nn_bn_cut;
 
-/** The slice from first_block on, for a first sweep over so many tensors. */
+/** The slice from first_block on, for a first sweep over so many tensors; 0: there is one sweep. */
 nn_bn_cut nn_bn_cut_from(const nn_backend *backend, const nn_bn_geom *geom, int64_t first_block,
                          int n_tensors);
 
