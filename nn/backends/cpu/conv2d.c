@@ -1,5 +1,6 @@
 #include "nn/backends/cpu/conv2d_internal.h"
 #include "nn/backends/cpu/conv_gradient_internal.h"
+#include "nn/backends/cpu/conv_planes_internal.h"
 #include "nn/backends/cpu/conv_sweep_internal.h"
 #include "nn/backends/cpu/layout_internal.h"
 #include "nn/backends/cpu/winograd_internal.h"
@@ -7,8 +8,8 @@
 #include <string.h>
 
 /* Which kernel a convolution gets, from its geometry without the number of images: Winograd's, or
- * sweeps over blocks of channels, or else the matrix products of conv2d_columns.c on dense copies.
- */
+ * sweeps over blocks of channels, sweeps over planes, or else the matrix products of
+ * conv2d_columns.c on dense copies. */
 
 /* --- Workspace -------------------------------------------------------------------------------- */
 
@@ -66,9 +67,34 @@ static int64_t columns_floats(nn_backend *backend, const nn_conv2d_geom *geom)
            nn_cpu_div_up((int64_t)nn_cpu_columns_workspace_bytes(backend, geom), sizeof(float));
 }
 
+/* Sweeps over planes, where dst has few channels; 0 where it has not. */
+static int64_t planes_floats(const nn_backend *backend, const nn_conv2d_geom *geom)
+{
+    nn_conv_planes planes;
+    int64_t n = 0;
+
+    if (nn_conv_planes_fits_forward(geom)) {
+        nn_conv_planes_forward(geom, &planes);
+        n = nn_cpu_most(nn_conv_planes_workspace_floats(&planes, backend->n_threads),
+                        nn_conv_planes_gradient_floats(geom, backend->n_threads));
+    }
+    if (nn_conv_planes_fits_backward(geom)) {
+        nn_conv_planes_backward(geom, &planes);
+        n = nn_cpu_most(n, nn_conv_planes_workspace_floats(&planes, backend->n_threads));
+    }
+    return n;
+}
+
 static int data_fits(const nn_conv2d_geom *geom)
 {
     return nn_conv_sweep_fits(geom) && nn_cpu_is_blocked(geom->c);
+}
+
+/* Whether one of the passes has no kernel but the matrix products. */
+static int needs_columns(const nn_conv2d_geom *geom)
+{
+    return (!nn_conv_sweep_fits(geom) && !nn_conv_planes_fits_forward(geom)) ||
+           (!data_fits(geom) && !nn_conv_planes_fits_backward(geom));
 }
 
 size_t nn_cpu_conv2d_workspace_bytes(nn_backend *backend, const nn_conv2d_geom *geom)
@@ -79,8 +105,9 @@ size_t nn_cpu_conv2d_workspace_bytes(nn_backend *backend, const nn_conv2d_geom *
     if (nn_conv_sweep_fits(geom)) {
         n = nn_cpu_most(forward_floats(backend, geom), filter_floats(backend, geom));
     }
-    n = nn_cpu_most(n,
-                    data_fits(geom) ? data_floats(backend, geom) : columns_floats(backend, geom));
+    n = nn_cpu_most(n, planes_floats(backend, geom));
+    if (data_fits(geom)) n = nn_cpu_most(n, data_floats(backend, geom));
+    if (needs_columns(geom)) n = nn_cpu_most(n, columns_floats(backend, geom));
     return (size_t)n * sizeof(float);
 }
 
@@ -186,6 +213,33 @@ static void winograd_backward_data(nn_backend *backend, const nn_conv2d_geom *ge
     nn_winograd_run(backend, &wino, dy, &filters, NULL, dx, accumulate, workspace);
 }
 
+static void planes_forward(nn_backend *backend, const nn_conv2d_geom *geom, const float *x,
+                           const float *filter, const float *bias, float *y, float *workspace)
+{
+    const int64_t n_taps = geom->r * geom->s;
+    nn_conv_planes planes;
+
+    nn_conv_planes_forward(geom, &planes);
+    nn_conv_planes_run(
+        backend, &planes, x,
+        (nn_planes_filter){.at = filter, .dst_stride = geom->c * n_taps, .src_stride = n_taps},
+        bias, y, 0, workspace);
+}
+
+static void planes_backward_data(nn_backend *backend, const nn_conv2d_geom *geom, const float *dy,
+                                 const float *filter, float *dx, int accumulate, float *workspace)
+{
+    const int64_t n_taps = geom->r * geom->s;
+    nn_conv_planes planes;
+
+    nn_conv_planes_backward(geom, &planes);
+    nn_conv_planes_run(
+        backend, &planes, dy,
+        (nn_planes_filter){
+            .at = filter, .dst_stride = n_taps, .src_stride = geom->c * n_taps, .is_turned = 1},
+        NULL, dx, accumulate, workspace);
+}
+
 cvy_status nn_cpu_conv2d_forward(nn_backend *backend, const nn_conv2d_geom *geom, const float *x,
                                  const float *filter, const float *bias, float *y, void *workspace)
 {
@@ -193,6 +247,10 @@ cvy_status nn_cpu_conv2d_forward(nn_backend *backend, const nn_conv2d_geom *geom
 
     if (nn_winograd_fits(geom)) {
         winograd_forward(backend, geom, x, filter, bias, y, workspace);
+        return CVY_OK;
+    }
+    if (nn_conv_planes_fits_forward(geom)) {
+        planes_forward(backend, geom, x, filter, bias, y, workspace);
         return CVY_OK;
     }
     if (!nn_conv_sweep_fits(geom)) {
@@ -217,6 +275,10 @@ cvy_status nn_cpu_conv2d_backward_data(nn_backend *backend, const nn_conv2d_geom
 
     if (nn_winograd_fits(geom)) {
         winograd_backward_data(backend, geom, dy, filter, dx, accumulate, workspace);
+        return CVY_OK;
+    }
+    if (nn_conv_planes_fits_backward(geom)) {
+        planes_backward_data(backend, geom, dy, filter, dx, accumulate, workspace);
         return CVY_OK;
     }
     if (!data_fits(geom)) {
@@ -268,6 +330,10 @@ cvy_status nn_cpu_conv2d_backward_filter(nn_backend *backend, const nn_conv2d_ge
                                          const float *x, const float *dy, float *dfilter,
                                          float *dbias, void *workspace)
 {
+    if (nn_conv_planes_fits_forward(geom)) {
+        nn_conv_planes_gradient_run(backend, geom, x, dy, dfilter, dbias, workspace);
+        return CVY_OK;
+    }
     if (nn_winograd_fits(geom)) {
         nn_winograd_gradient plan;
         nn_winograd_gradient_plan(geom, &plan);

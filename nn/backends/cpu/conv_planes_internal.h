@@ -1,0 +1,56 @@
+#ifndef NN_BACKENDS_CPU_CONV_PLANES_INTERNAL_H
+#define NN_BACKENDS_CPU_CONV_PLANES_INTERNAL_H
+
+#include "nn/backends/cpu/layout_internal.h"
+
+/**
+ * Convolutions whose output has so few channels that it lies in planes: the lanes of a vector are
+ * neighbours in a row, and a tile is some such vectors of all channels. Strides are 1.
+ *
+ * Forward, src is x and dst is y; for the gradient of x, src is dy, dst is dx and the taps run the
+ * other way round:
+ *
+ *     dst[d, i, j] = sum over src channels and taps of copy[c, i + r dil_h, j + s dil_w] filter
+ *
+ * where copy is src with its padding, in planes too if src is in blocks. A chunk of work is some
+ * images, or a band of rows of one.
+ */
+typedef struct nn_conv_planes {
+    int64_t n;
+    int64_t src_c, src_h, src_w;
+    int64_t dst_c, dst_h, dst_w;
+    int64_t low_h, low_w; /* place in src of the copy's first pixel */
+    int64_t taps_h, taps_w, dil_h, dil_w;
+    int64_t rows_per_band, n_bands, images_per_chunk;
+    int64_t row_floats, plane_floats, copy_floats; /* of the copy: pitches, and all of it */
+} nn_conv_planes;
+
+/** Whether y = conv(x), and whether the gradient of x, is done this way. */
+int nn_conv_planes_fits_forward(const nn_conv2d_geom *geom);
+int nn_conv_planes_fits_backward(const nn_conv2d_geom *geom);
+void nn_conv_planes_forward(const nn_conv2d_geom *geom, nn_conv_planes *out);
+void nn_conv_planes_backward(const nn_conv2d_geom *geom, nn_conv_planes *out);
+
+/** A filter of KCRS: floats from one channel of dst and of src to the next. */
+typedef struct nn_planes_filter {
+    const float *at;
+    int64_t dst_stride, src_stride;
+    int is_turned; /* taps in reverse */
+} nn_planes_filter;
+
+/** dst (+)= src by the filter, + bias (or NULL). */
+int64_t nn_conv_planes_workspace_floats(const nn_conv_planes *planes, int n_threads);
+void nn_conv_planes_run(nn_backend *backend, const nn_conv_planes *planes, const float *src,
+                        nn_planes_filter filter, const float *bias, float *dst, int accumulate,
+                        float *workspace);
+
+/** Copy what rows [row, row + n_rows) of dst read, of one image of src. */
+void nn_conv_planes_copy(const nn_conv_planes *planes, const float *src, int64_t image, int64_t row,
+                         int64_t n_rows, float *copy);
+
+/** The gradients of the filter and the bias (or NULL), where y is in planes. */
+int64_t nn_conv_planes_gradient_floats(const nn_conv2d_geom *geom, int n_threads);
+void nn_conv_planes_gradient_run(nn_backend *backend, const nn_conv2d_geom *geom, const float *x,
+                                 const float *dy, float *dfilter, float *dbias, float *workspace);
+
+#endif
