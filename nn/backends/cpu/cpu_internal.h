@@ -30,31 +30,15 @@ enum { NN_CPU_CHUNK = 16384 };
 void nn_cpu_run(nn_backend *backend, int64_t n_chunks, cvy_pool_task task, void *arg);
 
 /** a / b rounded up; a >= 0, b > 0. */
-static inline int64_t nn_cpu_div_up(int64_t a, int64_t b)
-{
-    return (a + b - 1) / b;
-}
-
-static inline int64_t nn_cpu_least(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
-static inline int64_t nn_cpu_most(int64_t a, int64_t b)
-{
-    return a > b ? a : b;
-}
+int64_t nn_cpu_div_up(int64_t a, int64_t b);
+int64_t nn_cpu_least(int64_t a, int64_t b);
+int64_t nn_cpu_most(int64_t a, int64_t b);
 
 /** Part idx of [0, n) when it is cut into parts of at most part_size. */
 typedef struct nn_cpu_span {
     int64_t first, n;
 } nn_cpu_span;
-static inline nn_cpu_span nn_cpu_part(int64_t n, int64_t part_size, int64_t idx)
-{
-    const int64_t first = idx * part_size;
-
-    return (nn_cpu_span){first, nn_cpu_least(part_size, n - first)};
-}
+nn_cpu_span nn_cpu_part(int64_t n, int64_t part_size, int64_t idx);
 
 /* --- matrix products (gemm.c) ------------------------------------------------------------------*/
 
