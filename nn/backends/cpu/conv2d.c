@@ -82,6 +82,9 @@ static int64_t planes_floats(const nn_backend *backend, const nn_conv2d_geom *ge
         nn_conv_planes_backward(geom, &planes);
         n = nn_cpu_most(n, nn_conv_planes_workspace_floats(&planes, backend->n_threads));
     }
+    if (nn_conv_planes_outer_fits(geom)) {
+        n = nn_cpu_most(n, nn_conv_planes_outer_floats(geom, backend->n_threads));
+    }
     return n;
 }
 
@@ -332,6 +335,10 @@ cvy_status nn_cpu_conv2d_backward_filter(nn_backend *backend, const nn_conv2d_ge
 {
     if (nn_conv_planes_fits_forward(geom)) {
         nn_conv_planes_gradient_run(backend, geom, x, dy, dfilter, dbias, workspace);
+        return CVY_OK;
+    }
+    if (nn_conv_planes_outer_fits(geom)) {
+        nn_conv_planes_outer_run(backend, geom, x, dy, dfilter, dbias, workspace);
         return CVY_OK;
     }
     if (nn_winograd_fits(geom)) {

@@ -82,10 +82,15 @@ void nn_conv_planes_backward(const nn_conv2d_geom *geom, nn_conv_planes *out)
     cut(out);
 }
 
+int nn_conv_planes_copy_fits(const nn_conv_planes *planes)
+{
+    return planes->copy_floats <= MOST_COPY_FLOATS;
+}
+
 static int fits(const nn_conv2d_geom *geom, const nn_conv_planes *planes)
 {
     return geom->groups == 1 && geom->stride_h == 1 && geom->stride_w == 1 &&
-           !nn_cpu_is_blocked(planes->dst_c) && planes->copy_floats <= MOST_COPY_FLOATS;
+           !nn_cpu_is_blocked(planes->dst_c) && nn_conv_planes_copy_fits(planes);
 }
 
 int nn_conv_planes_fits_forward(const nn_conv2d_geom *geom)

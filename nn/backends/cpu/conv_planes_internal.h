@@ -44,6 +44,8 @@ void nn_conv_planes_run(nn_backend *backend, const nn_conv_planes *planes, const
                         nn_planes_filter filter, const float *bias, float *dst, int accumulate,
                         float *workspace);
 
+/** Whether the copy is small enough to be worth it. */
+int nn_conv_planes_copy_fits(const nn_conv_planes *planes);
 /** Copy what rows [row, row + n_rows) of dst read, of one image of src. */
 void nn_conv_planes_copy(const nn_conv_planes *planes, const float *src, int64_t image, int64_t row,
                          int64_t n_rows, float *copy);
@@ -52,5 +54,11 @@ void nn_conv_planes_copy(const nn_conv_planes *planes, const float *src, int64_t
 int64_t nn_conv_planes_gradient_floats(const nn_conv2d_geom *geom, int n_threads);
 void nn_conv_planes_gradient_run(nn_backend *backend, const nn_conv2d_geom *geom, const float *x,
                                  const float *dy, float *dfilter, float *dbias, float *workspace);
+
+/** The same where x is in planes and y in blocks, for some short filters. */
+int nn_conv_planes_outer_fits(const nn_conv2d_geom *geom);
+int64_t nn_conv_planes_outer_floats(const nn_conv2d_geom *geom, int n_threads);
+void nn_conv_planes_outer_run(nn_backend *backend, const nn_conv2d_geom *geom, const float *x,
+                              const float *dy, float *dfilter, float *dbias, float *workspace);
 
 #endif
