@@ -7,7 +7,7 @@ enum {
     MOST_COPY_FLOATS = 65536, /* else in the second */
     CHUNK_PRODUCTS = 500000,  /* multiply-adds that are worth handing to a thread */
     MIN_CHUNKS = 16,
-    MOST_CHANNELS = NN_CPU_BLOCKED_FROM - 1,
+    MOST_CHANNELS = NN_PLANES_CHANNELS,
     MOST_VECS = 4
 };
 
@@ -18,27 +18,35 @@ static int64_t round_up(int64_t n, int64_t multiple)
     return nn_cpu_div_up(n, multiple) * multiple;
 }
 
-static int64_t band_floats(const nn_conv_planes *planes, int64_t n_rows)
+static int64_t copied_rows(const nn_conv_planes *planes, int64_t n_rows)
 {
-    return planes->src_c * (n_rows + (planes->taps_h - 1) * planes->dil_h) * planes->row_floats;
+    return n_rows + (planes->taps_h - 1) * planes->dil_h;
+}
+
+/* Bands as high as the copy may be; but not so low that most of it would be copied twice. */
+static void cut_rows(nn_conv_planes *planes, int64_t n_planes)
+{
+    const int64_t halo = copied_rows(planes, 0);
+    int64_t rows = COPY_FLOATS / (n_planes * planes->row_floats) - halo;
+
+    rows = nn_cpu_least(planes->dst_h, nn_cpu_most(rows, nn_cpu_most(1, halo)));
+    planes->n_bands = nn_cpu_div_up(planes->dst_h, rows);
+    planes->rows_per_band = nn_cpu_div_up(planes->dst_h, planes->n_bands);
+    planes->n_bands = nn_cpu_div_up(planes->dst_h, planes->rows_per_band);
 }
 
 static void cut(nn_conv_planes *planes)
 {
     const int64_t depth = planes->src_c * planes->taps_h * planes->taps_w;
     const int64_t products = planes->dst_c * planes->dst_h * planes->dst_w * depth;
+    const int64_t n_planes = nn_cpu_div_up(planes->src_c, planes->lanes);
+    const int64_t cols = planes->lanes == 1 ? round_up(planes->dst_w, NN_VEC_LANES)
+                                            : round_up(planes->dst_w, NN_PLANES_FOLD_PIXELS);
 
-    planes->row_floats = round_up(planes->dst_w, NN_VEC_LANES) +
-                         (planes->taps_w - 1) * planes->dil_w;
-    const int64_t halo = (planes->taps_h - 1) * planes->dil_h;
-    int64_t rows = COPY_FLOATS / (planes->src_c * planes->row_floats) - halo;
-
-    rows = nn_cpu_least(planes->dst_h, nn_cpu_most(rows, nn_cpu_most(1, halo)));
-    planes->n_bands = nn_cpu_div_up(planes->dst_h, rows);
-    planes->rows_per_band = nn_cpu_div_up(planes->dst_h, planes->n_bands);
-    planes->n_bands = nn_cpu_div_up(planes->dst_h, planes->rows_per_band);
-    planes->plane_floats = (planes->rows_per_band + halo) * planes->row_floats;
-    planes->copy_floats = round_up(band_floats(planes, planes->rows_per_band), NN_CPU_BLOCK);
+    planes->row_floats = (cols + (planes->taps_w - 1) * planes->dil_w) * planes->lanes;
+    cut_rows(planes, n_planes);
+    planes->plane_floats = copied_rows(planes, planes->rows_per_band) * planes->row_floats;
+    planes->copy_floats = round_up(n_planes * planes->plane_floats, NN_CPU_BLOCK);
     planes->images_per_chunk = 1;
     if (planes->n_bands == 1) {
         const int64_t n = nn_cpu_most(1, CHUNK_PRODUCTS / nn_cpu_most(1, products));
@@ -46,9 +54,14 @@ static void cut(nn_conv_planes *planes)
     }
 }
 
-void nn_conv_planes_forward(const nn_conv2d_geom *geom, nn_conv_planes *out)
+static int64_t lanes_of(int64_t c)
 {
-    *out = (nn_conv_planes){.n = geom->n,
+    return nn_cpu_is_blocked(c) ? NN_CPU_BLOCK : 1;
+}
+
+static nn_conv_planes forward_of(const nn_conv2d_geom *geom)
+{
+    return (nn_conv_planes){.n = geom->n,
                             .src_c = geom->c,
                             .src_h = geom->h,
                             .src_w = geom->w,
@@ -61,12 +74,26 @@ void nn_conv_planes_forward(const nn_conv2d_geom *geom, nn_conv_planes *out)
                             .taps_w = geom->s,
                             .dil_h = geom->dil_h,
                             .dil_w = geom->dil_w};
+}
+
+void nn_conv_planes_forward(const nn_conv2d_geom *geom, nn_conv_planes *out)
+{
+    *out = forward_of(geom);
+    out->lanes = lanes_of(geom->c);
+    cut(out);
+}
+
+void nn_conv_planes_input(const nn_conv2d_geom *geom, nn_conv_planes *out)
+{
+    *out = forward_of(geom);
+    out->lanes = 1;
     cut(out);
 }
 
 void nn_conv_planes_backward(const nn_conv2d_geom *geom, nn_conv_planes *out)
 {
     *out = (nn_conv_planes){.n = geom->n,
+                            .lanes = lanes_of(geom->k),
                             .src_c = geom->k,
                             .src_h = geom->p,
                             .src_w = geom->q,
@@ -93,12 +120,14 @@ static int fits(const nn_conv2d_geom *geom, const nn_conv_planes *planes)
            !nn_cpu_is_blocked(planes->dst_c) && nn_conv_planes_copy_fits(planes);
 }
 
+/* Both the output and the filter's gradient. */
 int nn_conv_planes_fits_forward(const nn_conv2d_geom *geom)
 {
-    nn_conv_planes planes;
+    nn_conv_planes planes, input;
 
     nn_conv_planes_forward(geom, &planes);
-    return fits(geom, &planes);
+    nn_conv_planes_input(geom, &input);
+    return fits(geom, &planes) && fits(geom, &input);
 }
 
 int nn_conv_planes_fits_backward(const nn_conv2d_geom *geom)
@@ -109,6 +138,28 @@ int nn_conv_planes_fits_backward(const nn_conv2d_geom *geom)
     return fits(geom, &planes);
 }
 
+/* Taps that lead from outputs [first, last] to [0, extent) of src. */
+static nn_cpu_span reach(int64_t low, int64_t extent, int64_t n_taps, int64_t dil, int64_t first,
+                         int64_t last)
+{
+    const int64_t over = nn_cpu_most(0, -(low + last));
+    const int64_t room = nn_cpu_most(0, extent - low - first);
+    const int64_t start = nn_cpu_least(n_taps, nn_cpu_div_up(over, dil));
+    const int64_t end = nn_cpu_least(n_taps, nn_cpu_div_up(room, dil));
+
+    return (nn_cpu_span){start, nn_cpu_most(0, end - start)};
+}
+
+nn_cpu_span nn_conv_planes_tap_rows(const nn_conv_planes *planes, int64_t first, int64_t last)
+{
+    return reach(planes->low_h, planes->src_h, planes->taps_h, planes->dil_h, first, last);
+}
+
+nn_cpu_span nn_conv_planes_tap_cols(const nn_conv_planes *planes, int64_t first, int64_t last)
+{
+    return reach(planes->low_w, planes->src_w, planes->taps_w, planes->dil_w, first, last);
+}
+
 /* --- The copy of the input -------------------------------------------------------------------- */
 
 static void clear(float *to, int64_t n)
@@ -116,15 +167,14 @@ static void clear(float *to, int64_t n)
     for (int64_t i = 0; i < n; i++) to[i] = 0.0f;
 }
 
-/* Columns [first, first + n) of a row of src: of one plane, or of a block, whose channels go to
- * planes of their own. */
-static void copy_plane(const float *restrict from, int64_t n, float *restrict to)
+static void copy_floats(const float *restrict from, int64_t n, float *restrict to)
 {
     for (int64_t i = 0; i < n; i++) to[i] = from[i];
 }
 
-static void copy_block(const float *restrict from, int64_t n, int64_t n_channels,
-                       int64_t plane_floats, float *restrict to)
+/* Pixels of a block, whose channels go to planes of their own. */
+static void spread_block(const float *restrict from, int64_t n, int64_t n_channels,
+                         int64_t plane_floats, float *restrict to)
 {
     for (int64_t i = 0; i < n; i++) {
         for (int64_t c = 0; c < n_channels; c++) {
@@ -133,14 +183,14 @@ static void copy_block(const float *restrict from, int64_t n, int64_t n_channels
     }
 }
 
-/* Planes [first, first + n) of the copy from a plane or a block of src. */
+/* From a plane or a block of src to n planes of the copy, or to one block. */
 static void copy_channels(const nn_conv_planes *planes, const float *src, int64_t row,
                           int64_t n_rows, int64_t n, float *copy)
 {
-    const int64_t lanes = nn_cpu_is_blocked(planes->src_c) ? NN_CPU_BLOCK : 1;
-    const int64_t first = nn_cpu_least(planes->row_floats, nn_cpu_most(0, -planes->low_w));
-    const int64_t room = planes->src_w - planes->low_w;
-    const int64_t end = nn_cpu_most(first, nn_cpu_least(planes->row_floats, room));
+    const int64_t src_lanes = lanes_of(planes->src_c), lanes = planes->lanes;
+    const int64_t cols = planes->row_floats / lanes, room = planes->src_w - planes->low_w;
+    const int64_t first = nn_cpu_least(cols, nn_cpu_most(0, -planes->low_w));
+    const int64_t end = nn_cpu_most(first, nn_cpu_least(cols, room));
 
     for (int64_t i = 0; i < n_rows; i++) {
         const int64_t src_row = row + planes->low_h + i;
@@ -148,15 +198,15 @@ static void copy_channels(const nn_conv_planes *planes, const float *src, int64_
         float *to = copy + i * planes->row_floats;
         for (int64_t c = 0; c < n; c++) {
             float *plane = to + c * planes->plane_floats;
-            clear(plane, is_inside ? first : planes->row_floats);
-            if (is_inside) clear(plane + end, planes->row_floats - end);
+            clear(plane, (is_inside ? first : cols) * lanes);
+            if (is_inside) clear(plane + end * lanes, (cols - end) * lanes);
         }
         if (!is_inside) continue;
-        const float *from = src + (src_row * planes->src_w + planes->low_w + first) * lanes;
-        if (lanes == 1) {
-            copy_plane(from, end - first, to + first);
+        const float *from = src + (src_row * planes->src_w + planes->low_w + first) * src_lanes;
+        if (src_lanes == lanes) {
+            copy_floats(from, (end - first) * lanes, to + first * lanes);
         } else {
-            copy_block(from, end - first, n, planes->plane_floats, to + first);
+            spread_block(from, end - first, n, planes->plane_floats, to + first);
         }
     }
 }
@@ -164,25 +214,17 @@ static void copy_channels(const nn_conv_planes *planes, const float *src, int64_
 void nn_conv_planes_copy(const nn_conv_planes *planes, const float *src, int64_t image, int64_t row,
                          int64_t n_rows, float *copy)
 {
-    const int64_t lanes = nn_cpu_is_blocked(planes->src_c) ? NN_CPU_BLOCK : 1;
+    const int64_t src_lanes = lanes_of(planes->src_c), spatial = planes->src_h * planes->src_w;
     const int64_t stored = nn_cpu_stored_channels(planes->src_c);
-    const int64_t spatial = planes->src_h * planes->src_w;
-    const int64_t copied_rows = n_rows + (planes->taps_h - 1) * planes->dil_h;
 
-    for (int64_t c = 0; c < planes->src_c; c += lanes) {
-        copy_channels(planes, src + (image * stored + c) * spatial, row, copied_rows,
-                      nn_cpu_least(lanes, planes->src_c - c), copy + c * planes->plane_floats);
+    for (int64_t c = 0; c < planes->src_c; c += src_lanes) {
+        const int64_t n = nn_cpu_least(src_lanes / planes->lanes, planes->src_c - c);
+        copy_channels(planes, src + (image * stored + c) * spatial, row, copied_rows(planes, n_rows),
+                      n, copy + c / planes->lanes * planes->plane_floats);
     }
 }
 
 /* --- Tiles ------------------------------------------------------------------------------------ */
-
-typedef struct planes_pass {
-    const nn_conv_planes *planes;
-    const float *src, *filter, *bias; /* filter: packed */
-    float *dst, *copies;
-    int accumulate;
-} planes_pass;
 
 /* A vector of outputs in every channel. */
 typedef struct place {
@@ -192,22 +234,11 @@ typedef struct place {
     int n;          /* lanes that are inside */
 } place;
 
-/* Rows of taps at which one of the rows [first, last] of dst meets src and not only its padding. */
-static nn_cpu_span tap_rows(const nn_conv_planes *planes, int64_t first, int64_t last)
-{
-    const int64_t over = nn_cpu_most(0, -(planes->low_h + last));
-    const int64_t room = nn_cpu_most(0, planes->src_h - planes->low_h - first);
-    const int64_t low = nn_cpu_least(planes->taps_h, nn_cpu_div_up(over, planes->dil_h));
-    const int64_t end = nn_cpu_least(planes->taps_h, nn_cpu_div_up(room, planes->dil_h));
-
-    return (nn_cpu_span){low, nn_cpu_most(0, end - low)};
-}
-
 CVY_INLINE_ALWAYS void add_taps(const nn_conv_planes *planes, const place *places,
                                 const float *packed, nn_vec sum[MOST_CHANNELS][MOST_VECS],
                                 int n_channels, int n_vecs)
 {
-    const nn_cpu_span rows = tap_rows(planes, places[0].row, places[n_vecs - 1].row);
+    const nn_cpu_span rows = nn_conv_planes_tap_rows(planes, places[0].row, places[n_vecs - 1].row);
 
     for (int64_t c = 0; c < planes->src_c; c++) {
         const float *filter = packed +
@@ -232,16 +263,7 @@ CVY_INLINE_ALWAYS void add_taps(const nn_conv_planes *planes, const place *place
     }
 }
 
-static void put(float *y, nn_vec value, int n, int accumulate)
-{
-    if (n == NN_VEC_LANES) {
-        nn_vec_store(y, accumulate ? value + nn_vec_load(y) : value);
-    } else {
-        nn_vec_store_part(y, accumulate ? value + nn_vec_load_part(y, n) : value, n);
-    }
-}
-
-CVY_INLINE_ALWAYS void run_tile(const planes_pass *pass, const place *places, int n_channels,
+CVY_INLINE_ALWAYS void run_tile(const nn_planes_pass *pass, const place *places, int n_channels,
                                 int n_vecs)
 {
     const nn_conv_planes *planes = pass->planes;
@@ -258,7 +280,7 @@ CVY_INLINE_ALWAYS void run_tile(const planes_pass *pass, const place *places, in
         const nn_vec bias = nn_vec_all(pass->bias != NULL ? pass->bias[k] : 0.0f);
         CVY_UNROLL(8) for (int v = 0; v < n_vecs; v++)
         {
-            put(places[v].y + k * plane, sum[k][v] + bias, places[v].n, pass->accumulate);
+            nn_planes_put(places[v].y + k * plane, sum[k][v] + bias, places[v].n, pass->accumulate);
         }
     }
 }
@@ -271,14 +293,14 @@ CVY_INLINE_ALWAYS void run_tile(const planes_pass *pass, const place *places, in
     ALL_VECS(X, 3) ALL_VECS(X, 4) ALL_VECS(X, 5) ALL_VECS(X, 6) ALL_VECS(X, 7) ALL_VECS(X, 8)
 
 #define DEFINE(channels, vecs)                                                                     \
-    static void tile_##channels##_##vecs(const planes_pass *pass, const place *places)             \
+    static void tile_##channels##_##vecs(const nn_planes_pass *pass, const place *places)             \
     {                                                                                              \
         run_tile(pass, places, channels, vecs);                                                    \
     }
 ALL_TILES(DEFINE)
 #undef DEFINE
 
-typedef void (*tile_function)(const planes_pass *pass, const place *places);
+typedef void (*tile_function)(const nn_planes_pass *pass, const place *places);
 
 #define ENTRY(channels, vecs) [channels - 1][vecs - 1] = tile_##channels##_##vecs,
 static const tile_function tiles[MOST_CHANNELS][MOST_VECS] = {ALL_TILES(ENTRY)};
@@ -292,7 +314,7 @@ static int vecs_of_tile(int64_t n_channels)
     return (int)nn_cpu_most(1, nn_cpu_least(MOST_VECS, n_sums / n_channels));
 }
 
-static void run_band(const planes_pass *pass, int64_t image, nn_cpu_span rows, const float *copy)
+static void run_band(const nn_planes_pass *pass, int64_t image, nn_cpu_span rows, const float *copy)
 {
     const nn_conv_planes *planes = pass->planes;
     const int64_t vecs_of_row = nn_cpu_div_up(planes->dst_w, NN_VEC_LANES);
@@ -318,7 +340,7 @@ static void run_band(const planes_pass *pass, int64_t image, nn_cpu_span rows, c
 
 static void planes_chunk(void *arg, int64_t chunk_idx, int thread_idx)
 {
-    const planes_pass *pass = arg;
+    const nn_planes_pass *pass = arg;
     const nn_conv_planes *planes = pass->planes;
     float *const copy = pass->copies + thread_idx * planes->copy_floats;
     const nn_cpu_span images = nn_cpu_part(planes->n, planes->images_per_chunk,
@@ -328,7 +350,11 @@ static void planes_chunk(void *arg, int64_t chunk_idx, int thread_idx)
 
     for (int64_t i = images.first; i < images.first + images.n; i++) {
         nn_conv_planes_copy(planes, pass->src, i, rows.first, rows.n, copy);
-        run_band(pass, i, rows, copy);
+        if (planes->lanes == 1) {
+            run_band(pass, i, rows, copy);
+        } else {
+            nn_conv_planes_fold_band(pass, i, rows, copy);
+        }
     }
 }
 
@@ -336,7 +362,9 @@ static void planes_chunk(void *arg, int64_t chunk_idx, int thread_idx)
 
 static int64_t filter_floats(const nn_conv_planes *planes)
 {
-    return round_up(planes->dst_c * planes->src_c * planes->taps_h * planes->taps_w, NN_CPU_BLOCK);
+    const int64_t src_c = round_up(planes->src_c, planes->lanes);
+
+    return round_up(planes->dst_c * src_c * planes->taps_h * planes->taps_w, NN_CPU_BLOCK);
 }
 
 int64_t nn_conv_planes_workspace_floats(const nn_conv_planes *planes, int n_threads)
@@ -344,16 +372,24 @@ int64_t nn_conv_planes_workspace_floats(const nn_conv_planes *planes, int n_thre
     return filter_floats(planes) + n_threads * planes->copy_floats;
 }
 
-/* packed: (src channel, tap, dst channel). */
+/* packed: (block of lanes src channels, tap, dst channel, lane), 0 for channels that do not exist.
+ */
 static void pack_filter(const nn_conv_planes *planes, nn_planes_filter filter, float *packed)
 {
-    const int64_t n_taps = planes->taps_h * planes->taps_w;
+    const int64_t n_taps = planes->taps_h * planes->taps_w, lanes = planes->lanes;
 
-    for (int64_t c = 0; c < planes->src_c; c++) {
+    for (int64_t first = 0; first < planes->src_c; first += lanes) {
+        const int64_t n = nn_cpu_least(lanes, planes->src_c - first);
         for (int64_t tap = 0; tap < n_taps; tap++) {
-            const float *from = filter.at + c * filter.src_stride +
+            const float *from = filter.at + first * filter.src_stride +
                                 (filter.is_turned ? n_taps - 1 - tap : tap);
-            for (int64_t k = 0; k < planes->dst_c; k++) *packed++ = from[k * filter.dst_stride];
+            for (int64_t k = 0; k < planes->dst_c; k++) {
+                for (int64_t c = 0; c < n; c++) {
+                    packed[c] = from[k * filter.dst_stride + c * filter.src_stride];
+                }
+                clear(packed + n, lanes - n);
+                packed += lanes;
+            }
         }
     }
 }
@@ -362,7 +398,7 @@ void nn_conv_planes_run(nn_backend *backend, const nn_conv_planes *planes, const
                         nn_planes_filter filter, const float *bias, float *dst, int accumulate,
                         float *workspace)
 {
-    planes_pass pass = {.planes = planes,
+    nn_planes_pass pass = {.planes = planes,
                         .src = src,
                         .filter = workspace,
                         .bias = bias,

@@ -21,7 +21,7 @@ typedef struct gradient_plan {
 
 static void make_plan(const nn_conv2d_geom *geom, gradient_plan *plan)
 {
-    nn_conv_planes_forward(geom, &plan->planes);
+    nn_conv_planes_input(geom, &plan->planes);
     plan->k = geom->k;
     plan->n_inputs = geom->c * geom->r * geom->s;
     plan->share_floats =

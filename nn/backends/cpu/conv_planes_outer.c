@@ -31,13 +31,13 @@ int nn_conv_planes_outer_fits(const nn_conv2d_geom *geom)
         (geom->s != SHORT_TAPS && geom->s != LONG_TAPS)) {
         return 0;
     }
-    nn_conv_planes_forward(geom, &planes);
+    nn_conv_planes_input(geom, &planes);
     return nn_conv_planes_copy_fits(&planes);
 }
 
 static void make_plan(const nn_conv2d_geom *geom, outer_plan *plan)
 {
-    nn_conv_planes_forward(geom, &plan->planes);
+    nn_conv_planes_input(geom, &plan->planes);
     plan->k = geom->k;
     plan->k_blocks = nn_cpu_blocks(geom->k);
     plan->n_tap_rows = geom->c * geom->r;

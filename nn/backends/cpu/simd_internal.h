@@ -131,6 +131,20 @@ static inline void nn_vec_store_pairs(float *y, nn_vec_pair pair, int n)
         nn_vec_store_part(y, low, 2 * n);
     }
 }
+
+/** Lane i becomes the sum of the lanes of v[i]; v is lost. */
+static inline nn_vec nn_vec_sums(nn_vec v[NN_VEC_LANES])
+{
+    CVY_UNROLL(8) for (int half = NN_VEC_LANES / 2; half > 0; half /= 2)
+    {
+        CVY_UNROLL(8) for (int i = 0; i < half; i++)
+        {
+            v[i] = __builtin_shufflevector(v[i], v[i + half], NN_LOWS) +
+                   __builtin_shufflevector(v[i], v[i + half], NN_HIGHS);
+        }
+    }
+    return v[0];
+}
 #undef NN_EVENS
 #undef NN_ODDS
 #undef NN_LOWS
