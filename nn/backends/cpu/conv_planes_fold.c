@@ -39,7 +39,8 @@ CVY_INLINE_ALWAYS void add_taps(const tile *t, int64_t lane, int n_channels, int
                 }
                 CVY_UNROLL(8) for (int k = 0; k < n_channels; k++)
                 {
-                    const nn_vec f = nn_vec_load(filter + k * NN_CPU_BLOCK);
+                    nn_vec f = nn_vec_load(filter + k * NN_CPU_BLOCK);
+                    CVY_KEEP_VECTOR(f);
                     CVY_UNROLL(8) for (int j = 0; j < n_pixels; j++) sum[k][j] += pixel[j] * f;
                 }
                 x += planes->dil_w * NN_CPU_BLOCK;
@@ -98,10 +99,12 @@ static void write_group(const nn_planes_pass *pass, group_sums sums, int64_t n_p
         const nn_vec bias = nn_vec_all(pass->bias != NULL ? pass->bias[k] : 0.0f);
         for (int64_t first = 0; first < n_pixels; first += NN_VEC_LANES) {
             nn_vec v[NN_VEC_LANES];
-            for (int i = 0; i < NN_VEC_LANES; i++) {
+            CVY_UNROLL(16) for (int i = 0; i < NN_VEC_LANES; i++)
+            {
                 const float *from = sums[k][first + i];
                 v[i] = nn_vec_load(from);
-                for (int part = 1; part < NN_VECS_PER_BLOCK; part++) {
+                CVY_UNROLL(4) for (int part = 1; part < NN_VECS_PER_BLOCK; part++)
+                {
                     v[i] += nn_vec_load(from + part * NN_VEC_LANES);
                 }
             }

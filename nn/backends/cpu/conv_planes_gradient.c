@@ -84,6 +84,7 @@ CVY_INLINE_ALWAYS void run_tile(const tile *t, int n_channels, int n_inputs)
             CVY_UNROLL(8) for (int k = 0; k < n_channels; k++)
             {
                 d[k] = nn_vec_load(dy + k * t->dy_plane + col);
+                CVY_KEEP_VECTOR(d[k]);
             }
             add_products(t, x + col, d, n_channels, n_inputs, sum);
         }

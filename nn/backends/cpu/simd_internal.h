@@ -132,17 +132,22 @@ static inline void nn_vec_store_pairs(float *y, nn_vec_pair pair, int n)
     }
 }
 
-/** Lane i becomes the sum of the lanes of v[i]; v is lost. */
-static inline nn_vec nn_vec_sums(nn_vec v[NN_VEC_LANES])
+CVY_INLINE_ALWAYS void nn_vec_fold(nn_vec *v, int half)
 {
-    CVY_UNROLL(8) for (int half = NN_VEC_LANES / 2; half > 0; half /= 2)
+    CVY_UNROLL(8) for (int i = 0; i < half; i++)
     {
-        CVY_UNROLL(8) for (int i = 0; i < half; i++)
-        {
-            v[i] = __builtin_shufflevector(v[i], v[i + half], NN_LOWS) +
-                   __builtin_shufflevector(v[i], v[i + half], NN_HIGHS);
-        }
+        v[i] = __builtin_shufflevector(v[i], v[i + half], NN_LOWS) +
+               __builtin_shufflevector(v[i], v[i + half], NN_HIGHS);
     }
+}
+
+/** Lane i is the sum of the lanes of v[i]; v is lost. */
+CVY_INLINE_ALWAYS nn_vec nn_vec_sums(nn_vec v[NN_VEC_LANES])
+{
+    if (NN_VEC_LANES >= 16) nn_vec_fold(v, 8);
+    if (NN_VEC_LANES >= 8) nn_vec_fold(v, 4);
+    nn_vec_fold(v, 2);
+    nn_vec_fold(v, 1);
     return v[0];
 }
 #undef NN_EVENS
