@@ -38,7 +38,8 @@
 #define CVY_UNROLL(n)
 #endif
 
-/** Keeps a vector that was loaded in its register: else the compiler may load it anew for every use.
+/** Keeps a vector that was loaded in its register: else the compiler may load it anew for every
+ * use.
  */
 #if defined(__GNUC__) && (defined(__x86_64__) || defined(__i386__))
 #define CVY_KEEP_VECTOR(v) __asm__("" : "+v"(v))

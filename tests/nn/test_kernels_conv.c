@@ -82,6 +82,26 @@ static const conv_case conv_cases[] = {
     {"planes to blocks, short rows", 5, 6, 9, 5, 50, 3, 3, 1, 1, 1, 1, 1, 1, 1},
     {"planes to blocks, 1x1", 3, 7, 6, 5, 40, 1, 1, 1, 1, 0, 0, 1, 1, 1},
     {"planes to blocks, dilated", 2, 1, 11, 12, 16, 3, 3, 1, 2, 2, 2, 2, 3, 1},
+    {"planes, 5x5 padded", 3, 1, 29, 28, 6, 5, 5, 1, 1, 2, 2, 1, 1, 1},
+    {"planes, long rows", 2, 8, 5, 61, 7, 3, 3, 1, 1, 1, 1, 1, 1, 1},
+    {"planes, whole vectors", 2, 4, 6, 32, 8, 3, 3, 1, 1, 1, 1, 1, 1, 1},
+    {"planes, dilated 2 by 3", 2, 5, 13, 35, 8, 3, 2, 1, 1, 2, 1, 2, 3, 1},
+    {"planes, padded beyond taps", 2, 6, 7, 6, 5, 3, 3, 1, 1, 4, 3, 1, 1, 1},
+    {"planes, bands", 2, 7, 75, 67, 8, 5, 5, 1, 1, 2, 2, 1, 1, 1},
+    {"planes, many images", 35, 2, 6, 5, 2, 3, 3, 1, 1, 0, 0, 1, 1, 1},
+    {"planes, 1x1", 3, 8, 7, 9, 8, 1, 1, 1, 1, 0, 0, 1, 1, 1},
+    {"planes to blocks, 5x5", 19, 6, 14, 14, 16, 5, 5, 1, 1, 0, 0, 1, 1, 1},
+    {"planes to blocks, 5x5, two", 2, 8, 9, 13, 33, 5, 5, 1, 1, 1, 2, 1, 1, 1},
+    {"planes to blocks, tall taps", 3, 7, 11, 6, 20, 3, 3, 1, 1, 1, 1, 2, 1, 1},
+    {"planes to blocks, 5x3", 2, 1, 9, 70, 17, 5, 3, 1, 1, 2, 0, 1, 1, 1},
+    {"blocks to one plane", 2, 20, 9, 11, 1, 3, 3, 1, 1, 1, 1, 1, 1, 1},
+    {"blocks to two planes", 3, 9, 6, 35, 2, 2, 3, 1, 1, 0, 1, 1, 1, 1},
+    {"blocks to three planes", 2, 33, 5, 3, 3, 3, 5, 1, 1, 1, 2, 1, 1, 1},
+    {"blocks to four planes", 2, 16, 8, 17, 4, 1, 1, 1, 1, 0, 0, 1, 1, 1},
+    {"blocks to five planes", 2, 17, 7, 15, 5, 3, 3, 1, 1, 2, 3, 1, 2, 1},
+    {"blocks to six planes, bands", 1, 40, 33, 37, 6, 5, 5, 1, 1, 2, 2, 1, 1, 1},
+    {"blocks to seven planes", 5, 16, 10, 10, 7, 5, 5, 1, 1, 4, 4, 1, 1, 1},
+    {"blocks to eight planes", 2, 24, 9, 18, 8, 3, 3, 1, 1, 5, 5, 1, 1, 1},
     {"blocks, many filters", 1, 496, 5, 4, 240, 3, 3, 1, 1, 1, 1, 1, 1, 1},
     {"many partial sums", 41, 2, 12, 12, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1},
 };
@@ -330,6 +350,12 @@ typedef struct dense_case {
 } dense_case;
 
 static const dense_case dense_cases[] = {
+    {"small, whole vectors", 16, 48, 20},
+    {"small, odd everything", 13, 59, 21},
+    {"small, wide input", 9, 400, 120},
+    {"small, one output", 21, 33, 1},
+    {"small, one input", 5, 1, 19},
+    {"small, many images", 301, 20, 10},
     {"one of everything", 1, 1, 1},
     {"one image", 1, 67, 10},
     {"one input", 5, 1, 7},
@@ -337,6 +363,9 @@ static const dense_case dense_cases[] = {
     {"outputs in blocks", 7, 33, 150},
     {"inputs in blocks", 3, 601, 5},
     {"images in blocks", 300, 9, 4},
+    {"large, outputs in blocks", 7, 453, 150},
+    {"large, inputs in blocks", 3, 601, 111},
+    {"large, images in blocks", 300, 501, 140},
 };
 
 /* out: y with bias, y without, dx, dx added, dweight, dbias, dweight alone (no dx, no dbias). */

@@ -219,8 +219,9 @@ void nn_conv_planes_copy(const nn_conv_planes *planes, const float *src, int64_t
 
     for (int64_t c = 0; c < planes->src_c; c += src_lanes) {
         const int64_t n = nn_cpu_least(src_lanes / planes->lanes, planes->src_c - c);
-        copy_channels(planes, src + (image * stored + c) * spatial, row, copied_rows(planes, n_rows),
-                      n, copy + c / planes->lanes * planes->plane_floats);
+        copy_channels(planes, src + (image * stored + c) * spatial, row,
+                      copied_rows(planes, n_rows), n,
+                      copy + c / planes->lanes * planes->plane_floats);
     }
 }
 
@@ -293,7 +294,7 @@ CVY_INLINE_ALWAYS void run_tile(const nn_planes_pass *pass, const place *places,
     ALL_VECS(X, 3) ALL_VECS(X, 4) ALL_VECS(X, 5) ALL_VECS(X, 6) ALL_VECS(X, 7) ALL_VECS(X, 8)
 
 #define DEFINE(channels, vecs)                                                                     \
-    static void tile_##channels##_##vecs(const nn_planes_pass *pass, const place *places)             \
+    static void tile_##channels##_##vecs(const nn_planes_pass *pass, const place *places)          \
     {                                                                                              \
         run_tile(pass, places, channels, vecs);                                                    \
     }
@@ -399,12 +400,12 @@ void nn_conv_planes_run(nn_backend *backend, const nn_conv_planes *planes, const
                         float *workspace)
 {
     nn_planes_pass pass = {.planes = planes,
-                        .src = src,
-                        .filter = workspace,
-                        .bias = bias,
-                        .dst = dst,
-                        .copies = workspace + filter_floats(planes),
-                        .accumulate = accumulate};
+                           .src = src,
+                           .filter = workspace,
+                           .bias = bias,
+                           .dst = dst,
+                           .copies = workspace + filter_floats(planes),
+                           .accumulate = accumulate};
 
     pack_filter(planes, filter, workspace);
     nn_cpu_run(backend, nn_cpu_div_up(planes->n, planes->images_per_chunk) * planes->n_bands,

@@ -27,10 +27,9 @@ CVY_INLINE_ALWAYS void add_taps(const tile *t, int64_t lane, int n_channels, int
             const float *x = t->x + block * planes->plane_floats +
                              r * planes->dil_h * planes->row_floats +
                              t->tap_cols.first * planes->dil_w * NN_CPU_BLOCK + lane;
-            const float *filter = t->filter + lane +
-                                  ((block * planes->taps_h + r) * planes->taps_w +
-                                   t->tap_cols.first) *
-                                      tap_floats;
+            const float *filter =
+                t->filter + lane +
+                ((block * planes->taps_h + r) * planes->taps_w + t->tap_cols.first) * tap_floats;
             for (int64_t s = 0; s < t->tap_cols.n; s++) {
                 nn_vec pixel[NN_PLANES_FOLD_PIXELS];
                 CVY_UNROLL(8) for (int j = 0; j < n_pixels; j++)

@@ -196,9 +196,9 @@ static void share_chunk(void *arg, int64_t share, int thread_idx)
             const nn_cpu_span rows = nn_cpu_part(planes->dst_h, planes->rows_per_band, band);
             nn_conv_planes_copy(planes, pass->x, i, rows.first, rows.n, copy);
             for (int64_t block = 0; block < plan->k_blocks; block++) {
-                const float *dy = pass->dy + (((i * plan->k_blocks + block) * planes->dst_h) +
-                                              rows.first) *
-                                                 planes->dst_w * NN_CPU_BLOCK;
+                const float *dy = pass->dy +
+                                  (((i * plan->k_blocks + block) * planes->dst_h) + rows.first) *
+                                      planes->dst_w * NN_CPU_BLOCK;
                 add_block(plan, dy, rows, copy, sums + block * block_floats);
                 add_bias(dy, rows.n * planes->dst_w,
                          sums + plan->k_blocks * block_floats + block * NN_CPU_BLOCK);

@@ -89,10 +89,16 @@ static void small_input_gradient_chunk(void *arg, int64_t chunk_idx, int thread_
 /* Of some outputs, images in order. */
 static void bias_gradient(const dense_pass *pass, nn_cpu_span rows)
 {
-    for (int64_t k = rows.first; pass->dbias != NULL && k < rows.first + rows.n; k++) {
-        double sum = 0.0;
-        for (int64_t n = 0; n < pass->n; n++) sum += (double)pass->dy[n * pass->k + k];
-        pass->dbias[k] = (float)sum;
+    enum { RUN = 32 };
+
+    for (int64_t first = 0; pass->dbias != NULL && first < rows.n; first += RUN) {
+        const nn_cpu_span run = {rows.first + first, nn_cpu_least(RUN, rows.n - first)};
+        const float *dy = pass->dy + run.first;
+        double sum[RUN] = {0.0};
+        for (int64_t n = 0; n < pass->n; n++) {
+            for (int64_t i = 0; i < run.n; i++) sum[i] += (double)dy[n * pass->k + i];
+        }
+        for (int64_t i = 0; i < run.n; i++) pass->dbias[run.first + i] = (float)sum[i];
     }
 }
 

@@ -22,7 +22,8 @@ int64_t nn_dense_direct_rows(int64_t products_per_row)
     return nn_cpu_div_up(n, CHUNK_ROWS) * CHUNK_ROWS;
 }
 
-/* --- y = x weight^T: both run along c, so the lanes of a sum do too ----------------------------- */
+/* --- y = x weight^T: both run along c, so the lanes of a sum do too -----------------------------
+ */
 
 /* A tile has as many sums as a vector has lanes, which are then added up together. */
 enum { DOT_COLS = NN_VEC_LANES == 4 ? 2 : 4, DOT_ROWS = NN_VEC_LANES / DOT_COLS };
@@ -86,7 +87,8 @@ void nn_dense_direct_forward(int64_t rows, int64_t c, int64_t k, const float *x,
     }
 }
 
-/* --- Products whose lanes are neighbouring columns ---------------------------------------------- */
+/* --- Products whose lanes are neighbouring columns ----------------------------------------------
+ */
 
 enum { ROWS = NN_VEC_LANES == 16 ? 8 : 4, VECS = NN_VEC_LANES == 16 ? 3 : 2 };
 
