@@ -162,7 +162,11 @@ static void add_block(const outer_plan *plan, const float *dy, nn_cpu_span rows,
             t.x[j] = copy + c * planes->plane_floats + r * planes->dil_h * planes->row_floats;
         }
         t.sum = sums + part.first * planes->taps_w * NN_CPU_BLOCK;
-        (is_long ? long_tiles : short_tiles)[part.n - 1](&t);
+        if (is_long) {
+            long_tiles[part.n - 1](&t);
+        } else {
+            short_tiles[part.n - 1](&t);
+        }
     }
 }
 
