@@ -82,6 +82,9 @@ static int64_t planes_floats(const nn_backend *backend, const nn_conv2d_geom *ge
         nn_conv_planes_backward(geom, &planes);
         n = nn_cpu_most(n, nn_conv_planes_workspace_floats(&planes, backend->n_threads));
     }
+    if (nn_conv_planes_spread_fits(geom)) {
+        n = nn_cpu_most(n, nn_conv_planes_spread_floats(geom, backend->n_threads));
+    }
     if (nn_conv_planes_outer_fits(geom)) {
         n = nn_cpu_most(n, nn_conv_planes_outer_floats(geom, backend->n_threads));
     }
@@ -254,6 +257,10 @@ cvy_status nn_cpu_conv2d_forward(nn_backend *backend, const nn_conv2d_geom *geom
     }
     if (nn_conv_planes_fits_forward(geom)) {
         planes_forward(backend, geom, x, filter, bias, y, workspace);
+        return CVY_OK;
+    }
+    if (nn_conv_planes_spread_fits(geom)) {
+        nn_conv_planes_spread_run(backend, geom, x, filter, bias, y, workspace);
         return CVY_OK;
     }
     if (!nn_conv_sweep_fits(geom)) {

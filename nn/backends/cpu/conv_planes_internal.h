@@ -99,4 +99,10 @@ int64_t nn_conv_planes_outer_floats(const nn_conv2d_geom *geom, int n_threads);
 void nn_conv_planes_outer_run(nn_backend *backend, const nn_conv2d_geom *geom, const float *x,
                               const float *dy, float *dfilter, float *dbias, float *workspace);
 
+/** y = conv(x) where x is in planes and y in blocks. */
+int nn_conv_planes_spread_fits(const nn_conv2d_geom *geom);
+int64_t nn_conv_planes_spread_floats(const nn_conv2d_geom *geom, int n_threads);
+void nn_conv_planes_spread_run(nn_backend *backend, const nn_conv2d_geom *geom, const float *x,
+                               const float *filter, const float *bias, float *y, float *workspace);
+
 #endif
