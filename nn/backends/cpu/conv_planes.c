@@ -46,7 +46,7 @@ static void cut(nn_conv_planes *planes)
     planes->row_floats = (cols + (planes->taps_w - 1) * planes->dil_w) * planes->lanes;
     cut_rows(planes, n_planes);
     planes->plane_floats = copied_rows(planes, planes->rows_per_band) * planes->row_floats;
-    planes->copy_floats = round_up(n_planes * planes->plane_floats, NN_CPU_BLOCK);
+    planes->copy_floats = round_up(n_planes * planes->plane_floats + NN_VEC_LANES, NN_CPU_BLOCK);
     planes->images_per_chunk = 1;
     if (planes->n_bands == 1) {
         const int64_t n = nn_cpu_most(1, CHUNK_PRODUCTS / nn_cpu_most(1, products));
@@ -167,9 +167,22 @@ static void clear(float *to, int64_t n)
     for (int64_t i = 0; i < n; i++) to[i] = 0.0f;
 }
 
-static void copy_floats(const float *restrict from, int64_t n, float *restrict to)
+/* `first` zeros, n floats, and zeros up to `total`. Whole vectors are written, so up to a vector
+ * more: of the next row, which comes next, or of the room behind the copy. */
+static void copy_row(const float *from, int64_t first, int64_t n, int64_t total, float *to)
 {
-    for (int64_t i = 0; i < n; i++) to[i] = from[i];
+    const nn_vec zero = nn_vec_all(0.0f);
+    int64_t i = 0;
+
+    for (; i < first; i += NN_VEC_LANES) nn_vec_store(to + i, zero);
+    for (i = 0; i + NN_VEC_LANES <= n; i += NN_VEC_LANES) {
+        nn_vec_store(to + first + i, nn_vec_load(from + i));
+    }
+    if (i < n) {
+        nn_vec_store(to + first + i, nn_vec_load_part(from + i, (int)(n - i)));
+        i += NN_VEC_LANES;
+    }
+    for (i += first; i < total; i += NN_VEC_LANES) nn_vec_store(to + i, zero);
 }
 
 /* Pixels of a block, whose channels go to planes of their own. */
@@ -183,31 +196,57 @@ static void spread_block(const float *restrict from, int64_t n, int64_t n_channe
     }
 }
 
-/* From a plane or a block of src to n planes of the copy, or to one block. */
-static void copy_channels(const nn_conv_planes *planes, const float *src, int64_t row,
-                          int64_t n_rows, int64_t n, float *copy)
-{
-    const int64_t src_lanes = lanes_of(planes->src_c), lanes = planes->lanes;
-    const int64_t cols = planes->row_floats / lanes, room = planes->src_w - planes->low_w;
-    const int64_t first = nn_cpu_least(cols, nn_cpu_most(0, -planes->low_w));
-    const int64_t end = nn_cpu_most(first, nn_cpu_least(cols, room));
+/* Columns [first, end) of the copy that lie inside src. */
+typedef struct copied_cols {
+    int64_t first, end, all;
+} copied_cols;
 
-    for (int64_t i = 0; i < n_rows; i++) {
-        const int64_t src_row = row + planes->low_h + i;
-        const int is_inside = src_row >= 0 && src_row < planes->src_h && end > first;
-        float *to = copy + i * planes->row_floats;
-        for (int64_t c = 0; c < n; c++) {
-            float *plane = to + c * planes->plane_floats;
-            clear(plane, (is_inside ? first : cols) * lanes);
-            if (is_inside) clear(plane + end * lanes, (cols - end) * lanes);
+static copied_cols cols_of(const nn_conv_planes *planes)
+{
+    copied_cols cols = {.all = planes->row_floats / planes->lanes};
+
+    cols.first = nn_cpu_least(cols.all, nn_cpu_most(0, -planes->low_w));
+    cols.end = nn_cpu_most(cols.first, nn_cpu_least(cols.all, planes->src_w - planes->low_w));
+    return cols;
+}
+
+static int is_inside(const nn_conv_planes *planes, int64_t src_row)
+{
+    return src_row >= 0 && src_row < planes->src_h;
+}
+
+/* A plane of src to one of the copy, or a block. */
+static void copy_plane(const nn_conv_planes *planes, const float *src, nn_cpu_span rows,
+                       float *copy)
+{
+    const copied_cols cols = cols_of(planes);
+    const int64_t lanes = planes->lanes;
+
+    for (int64_t i = 0; i < rows.n; i++) {
+        const int64_t src_row = rows.first + planes->low_h + i;
+        float *const to = copy + i * planes->row_floats;
+        if (!is_inside(planes, src_row) || cols.end == cols.first) {
+            copy_row(src, 0, 0, planes->row_floats, to);
+            continue;
         }
-        if (!is_inside) continue;
-        const float *from = src + (src_row * planes->src_w + planes->low_w + first) * src_lanes;
-        if (src_lanes == lanes) {
-            copy_floats(from, (end - first) * lanes, to + first * lanes);
-        } else {
-            spread_block(from, end - first, n, planes->plane_floats, to + first);
-        }
+        copy_row(src + (src_row * planes->src_w + planes->low_w + cols.first) * lanes,
+                 cols.first * lanes, (cols.end - cols.first) * lanes, planes->row_floats, to);
+    }
+}
+
+/* A block of src to n planes of the copy. */
+static void copy_block(const nn_conv_planes *planes, const float *src, nn_cpu_span rows, int64_t n,
+                       float *copy)
+{
+    const copied_cols cols = cols_of(planes);
+
+    for (int64_t i = 0; i < rows.n; i++) {
+        const int64_t src_row = rows.first + planes->low_h + i;
+        float *const to = copy + i * planes->row_floats;
+        for (int64_t c = 0; c < n; c++) clear(to + c * planes->plane_floats, cols.all);
+        if (!is_inside(planes, src_row) || cols.end == cols.first) continue;
+        spread_block(src + (src_row * planes->src_w + planes->low_w + cols.first) * NN_CPU_BLOCK,
+                     cols.end - cols.first, n, planes->plane_floats, to + cols.first);
     }
 }
 
@@ -216,12 +255,16 @@ void nn_conv_planes_copy(const nn_conv_planes *planes, const float *src, int64_t
 {
     const int64_t src_lanes = lanes_of(planes->src_c), spatial = planes->src_h * planes->src_w;
     const int64_t stored = nn_cpu_stored_channels(planes->src_c);
+    const nn_cpu_span rows = {row, copied_rows(planes, n_rows)};
 
     for (int64_t c = 0; c < planes->src_c; c += src_lanes) {
-        const int64_t n = nn_cpu_least(src_lanes / planes->lanes, planes->src_c - c);
-        copy_channels(planes, src + (image * stored + c) * spatial, row,
-                      copied_rows(planes, n_rows), n,
-                      copy + c / planes->lanes * planes->plane_floats);
+        const float *from = src + (image * stored + c) * spatial;
+        float *const to = copy + c / planes->lanes * planes->plane_floats;
+        if (src_lanes == planes->lanes) {
+            copy_plane(planes, from, rows, to);
+        } else {
+            copy_block(planes, from, rows, nn_cpu_least(src_lanes, planes->src_c - c), to);
+        }
     }
 }
 
