@@ -38,6 +38,15 @@
 #define CVY_UNROLL(n)
 #endif
 
+/** Keeps a vector that was loaded in its register: else the compiler may load it anew for every
+ * use.
+ */
+#if defined(__GNUC__) && (defined(__x86_64__) || defined(__i386__))
+#define CVY_KEEP_VECTOR(v) __asm__("" : "+v"(v))
+#else
+#define CVY_KEEP_VECTOR(v) ((void)0)
+#endif
+
 /** Fetches the cache line of an address that will be read, or written, soon: into the second level,
  *  or NEAR, into the first. */
 #if defined(__GNUC__)

@@ -21,6 +21,13 @@ typedef struct pool_worker {
     int thread_idx;
 } pool_worker;
 
+/* A thread's share of the chunks, the same part of every run: what one run wrote, the next finds in
+ * the cache of the same core. Whoever is done helps the others, from the front of their shares. */
+typedef struct pool_share {
+    _Alignas(64) _Atomic int64_t next;
+    int64_t end;
+} pool_share;
+
 /*
  * A run is open from the moment `open_run` holds its number until it is 0 again. A worker first
  * counts itself into `n_inside` and then looks at `open_run`; the caller first closes the run and
@@ -31,7 +38,6 @@ typedef struct pool_worker {
  */
 struct cvy_pool {
     _Alignas(64) _Atomic uint64_t open_run;
-    _Alignas(64) _Atomic int64_t next_chunk;
     _Alignas(64) atomic_int n_inside;
     atomic_int is_caller_asleep;
     atomic_int n_asleep;
@@ -40,7 +46,7 @@ struct cvy_pool {
     /* Written only while no run is open and nobody is inside one. */
     _Alignas(64) cvy_pool_task task;
     void *arg;
-    int64_t n_chunks;
+    pool_share *shares; /* [n_threads] */
     uint64_t last_run;
     double spin_s;
     int n_threads;
@@ -53,13 +59,32 @@ struct cvy_pool {
     pool_worker workers[];
 };
 
+static void take_from(cvy_pool *pool, pool_share *share, int thread_idx)
+{
+    while (atomic_load_explicit(&share->next, memory_order_relaxed) < share->end) {
+        const int64_t chunk_idx = atomic_fetch_add_explicit(&share->next, 1, memory_order_relaxed);
+        if (chunk_idx >= share->end) return;
+        pool->task(pool->arg, chunk_idx, thread_idx);
+    }
+}
+
 static void take_chunks(cvy_pool *pool, int thread_idx)
 {
-    for (;;) {
-        const int64_t chunk_idx = atomic_fetch_add_explicit(&pool->next_chunk, 1,
-                                                            memory_order_relaxed);
-        if (chunk_idx >= pool->n_chunks) return;
-        pool->task(pool->arg, chunk_idx, thread_idx);
+    for (int i = 0; i < pool->n_threads; i++) {
+        take_from(pool, &pool->shares[(thread_idx + i) % pool->n_threads], thread_idx);
+    }
+}
+
+static void share_out(cvy_pool *pool, int64_t n_chunks)
+{
+    const int64_t size = n_chunks / pool->n_threads, rest = n_chunks % pool->n_threads;
+    int64_t first = 0;
+
+    for (int i = 0; i < pool->n_threads; i++) {
+        pool_share *share = &pool->shares[i];
+        atomic_store_explicit(&share->next, first, memory_order_relaxed);
+        first += size + (i < rest);
+        share->end = first;
     }
 }
 
@@ -176,6 +201,11 @@ cvy_status cvy_pool_create(int n_threads, cvy_pool **out)
         return CVY_FAIL(CVY_ERR_NO_MEMORY, "a pool of %d threads", n_threads);
     }
     pool->n_threads = n_threads;
+    pool->shares = cvy_alloc_zero((size_t)n_threads, sizeof *pool->shares);
+    if (pool->shares == NULL) {
+        status = CVY_FAIL(CVY_ERR_NO_MEMORY, "a pool of %d threads", n_threads);
+        goto fail;
+    }
     pool->spin_s = n_threads <= count_processors() ? SPIN_S : 0.0;
     CVY_GOTO_IF_ERR(fail, status, init_waiting(pool));
     CVY_GOTO_IF_ERR(fail, status, start_workers(pool));
@@ -201,6 +231,7 @@ void cvy_pool_destroy(cvy_pool **pool_address)
     if (pool->has_done_cond) pthread_cond_destroy(&pool->done_cond);
     if (pool->has_work_cond) pthread_cond_destroy(&pool->work_cond);
     if (pool->has_lock) pthread_mutex_destroy(&pool->lock);
+    cvy_free(pool->shares);
     cvy_free(pool);
     *pool_address = NULL;
 }
@@ -249,8 +280,7 @@ void cvy_pool_run(cvy_pool *pool, int64_t n_chunks, cvy_pool_task task, void *ar
     }
     pool->task = task;
     pool->arg = arg;
-    pool->n_chunks = n_chunks;
-    atomic_store_explicit(&pool->next_chunk, 0, memory_order_relaxed);
+    share_out(pool, n_chunks);
     atomic_store(&pool->open_run, ++pool->last_run);
     wake_workers(pool, n_chunks - 1);
     take_chunks(pool, 0);

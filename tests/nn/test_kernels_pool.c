@@ -14,6 +14,9 @@ static const pool_case pool_cases[] = {
     {"2x2 by 2", 3, 5, 8, 10, 2, 2, 2, 2, 0, 0, 0, 0},
     {"2x2 by 2, odd size", 2, 3, 7, 9, 2, 2, 2, 2, 0, 0, 0, 0},
     {"2x2 by 2, rounded up", 2, 3, 7, 9, 2, 2, 2, 2, 0, 0, 0, 1},
+    {"2x2 by 2, long rows", 2, 3, 5, 77, 2, 2, 2, 2, 0, 0, 0, 0},
+    {"2x2 by 2, whole vectors", 2, 8, 4, 64, 2, 2, 2, 2, 0, 0, 0, 0},
+    {"2x2 by 2, one window", 3, 4, 3, 3, 2, 2, 2, 2, 0, 0, 0, 0},
     {"3x3 by 2, padded", 2, 4, 9, 12, 3, 3, 2, 2, 1, 1, 0, 0},
     {"3x3 by 2, pad counts", 2, 4, 9, 12, 3, 3, 2, 2, 1, 1, 1, 0},
     {"3x3 by 2, rounded up", 3, 2, 8, 14, 3, 3, 2, 2, 0, 0, 0, 1},
@@ -182,10 +185,31 @@ static void maxpool_hand_values(nn_backend *backend)
     assert_memory_equal(dx, expected_dx, sizeof expected_dx);
 }
 
+static void maxpool_pairs_hand_values(nn_backend *backend)
+{
+    const nn_pool2d_geom geom = pool_geom(&(pool_case){"", 1, 1, 3, 7, 2, 2, 2, 2, 0, 0, 0, 0});
+    static const float x[21] = {1,  1,  5,  NAN, -1, -2,   90, /* the last row and column are not */
+                                1,  1,  9,  NAN, -3, 0.5f, 90, /* in a window */
+                                90, 90, 90, 90,  90, 90,   90};
+    static const int32_t expected[3] = {0, 3, 12}; /* first of ties, first NaN */
+    static const float dy[3] = {1, 2, 3};
+    float y[3], dx[21];
+    int32_t argmax[3];
+
+    assert_ok(backend->ops->maxpool2d_forward(backend, &geom, x, y, argmax));
+    assert_memory_equal(argmax, expected, sizeof expected);
+    assert_true(y[0] == 1.0f && isnan(y[1]) && y[2] == 0.5f);
+    assert_ok(backend->ops->maxpool2d_backward(backend, &geom, dy, argmax, dx, 0));
+    for (int i = 0; i < 21; i++) {
+        assert_true(dx[i] == (i == 0 ? 1.0f : i == 3 ? 2.0f : i == 12 ? 3.0f : 0.0f));
+    }
+}
+
 static void maxpool2d_ties_and_nan_go_to_the_first_in_row_order(void **state)
 {
     (void)state;
     kernel_for_each_backend(maxpool_hand_values);
+    kernel_for_each_backend(maxpool_pairs_hand_values);
 }
 
 static void all_low_values(nn_backend *backend)

@@ -1,6 +1,8 @@
 #include "nn/backends/cpu/cpu_internal.h"
+#include "nn/backends/cpu/dense_direct_internal.h"
 
-/* Three matrix products, each cut into blocks of a fixed number of weight rows or columns. */
+/* Three matrix products, each cut into blocks of a fixed number of weight rows or columns; small
+ * ones are cut by rows alone, and done without BLAS. */
 enum { BLOCK_K = 64, BLOCK_C = 256, BLOCK_N = 256 };
 
 typedef struct dense_pass {
@@ -8,6 +10,7 @@ typedef struct dense_pass {
     const float *x, *weight, *bias, *dy;
     float *y, *dx, *dweight, *dbias;
     int accumulate;
+    int64_t rows_per_chunk; /* of a small product */
 } dense_pass;
 
 /* Chunks: blocks of outputs within blocks of images. */
@@ -30,11 +33,27 @@ static void forward_chunk(void *arg, int64_t chunk_idx, int thread_idx)
                 pass->bias != NULL ? 1.0f : 0.0f, y, pass->k);
 }
 
+/* Chunks: images. */
+static void small_forward_chunk(void *arg, int64_t chunk_idx, int thread_idx)
+{
+    const dense_pass *pass = arg;
+    const nn_cpu_span rows = nn_cpu_part(pass->n, pass->rows_per_chunk, chunk_idx);
+
+    (void)thread_idx;
+    nn_dense_direct_forward(rows.n, pass->c, pass->k, pass->x + rows.first * pass->c, pass->weight,
+                            pass->bias, pass->y + rows.first * pass->k);
+}
+
 cvy_status nn_cpu_dense_forward(nn_backend *backend, int64_t n, int64_t c, int64_t k,
                                 const float *x, const float *weight, const float *bias, float *y)
 {
     dense_pass pass = {.n = n, .c = c, .k = k, .x = x, .weight = weight, .bias = bias, .y = y};
 
+    if (nn_dense_direct_fits(c, k)) {
+        pass.rows_per_chunk = nn_dense_direct_rows(c * k);
+        nn_cpu_run(backend, nn_cpu_div_up(n, pass.rows_per_chunk), small_forward_chunk, &pass);
+        return CVY_OK;
+    }
     nn_cpu_run(backend, nn_cpu_div_up(n, BLOCK_N) * nn_cpu_div_up(k, BLOCK_K), forward_chunk,
                &pass);
     return CVY_OK;
@@ -55,7 +74,60 @@ static void input_gradient_chunk(void *arg, int64_t chunk_idx, int thread_idx)
         pass->dx + rows.first * pass->c + cols.first, pass->c);
 }
 
-/* dweight (k, c) = dy^T (k, n) x (n, c), by rows; dbias of the same rows, images in order. */
+/* Chunks: images. */
+static void small_input_gradient_chunk(void *arg, int64_t chunk_idx, int thread_idx)
+{
+    const dense_pass *pass = arg;
+    const nn_cpu_span rows = nn_cpu_part(pass->n, pass->rows_per_chunk, chunk_idx);
+    const nn_dense_factor dy = {pass->dy + rows.first * pass->k, pass->k, 1};
+
+    (void)thread_idx;
+    nn_dense_direct_product(rows.n, pass->k, pass->c, dy, pass->weight,
+                            pass->dx + rows.first * pass->c, pass->accumulate);
+}
+
+/* Of some outputs, images in order. */
+static void bias_gradient(const dense_pass *pass, nn_cpu_span rows)
+{
+    enum { RUN = 32 };
+
+    for (int64_t first = 0; pass->dbias != NULL && first < rows.n; first += RUN) {
+        const nn_cpu_span run = {rows.first + first, nn_cpu_least(RUN, rows.n - first)};
+        const float *dy = pass->dy + run.first;
+        double sum[RUN] = {0.0};
+        for (int64_t n = 0; n < pass->n; n++) {
+            for (int64_t i = 0; i < run.n; i++) sum[i] += (double)dy[n * pass->k + i];
+        }
+        for (int64_t i = 0; i < run.n; i++) pass->dbias[run.first + i] = (float)sum[i];
+    }
+}
+
+/* Chunks: outputs. */
+static void small_weight_gradient_chunk(void *arg, int64_t chunk_idx, int thread_idx)
+{
+    const dense_pass *pass = arg;
+    const nn_cpu_span rows = nn_cpu_part(pass->k, pass->rows_per_chunk, chunk_idx);
+    const nn_dense_factor dy = {pass->dy + rows.first, 1, pass->k};
+
+    (void)thread_idx;
+    nn_dense_direct_product(rows.n, pass->n, pass->c, dy, pass->x,
+                            pass->dweight + rows.first * pass->c, 0);
+    bias_gradient(pass, rows);
+}
+
+static void small_backward(nn_backend *backend, dense_pass *pass)
+{
+    if (pass->dx != NULL) {
+        pass->rows_per_chunk = nn_dense_direct_rows(pass->c * pass->k);
+        nn_cpu_run(backend, nn_cpu_div_up(pass->n, pass->rows_per_chunk),
+                   small_input_gradient_chunk, pass);
+    }
+    pass->rows_per_chunk = nn_dense_direct_rows(pass->c * pass->n);
+    nn_cpu_run(backend, nn_cpu_div_up(pass->k, pass->rows_per_chunk), small_weight_gradient_chunk,
+               pass);
+}
+
+/* dweight (k, c) = dy^T (k, n) x (n, c), by rows; dbias of the same rows. */
 static void weight_gradient_chunk(void *arg, int64_t chunk_idx, int thread_idx)
 {
     const dense_pass *pass = arg;
@@ -65,11 +137,7 @@ static void weight_gradient_chunk(void *arg, int64_t chunk_idx, int thread_idx)
     nn_cpu_gemm(rows.n, pass->c, pass->n, (nn_cpu_matrix){pass->dy + rows.first, pass->k, 1},
                 (nn_cpu_matrix){pass->x, pass->c, 0}, 0.0f, pass->dweight + rows.first * pass->c,
                 pass->c);
-    for (int64_t k = rows.first; pass->dbias != NULL && k < rows.first + rows.n; k++) {
-        double sum = 0.0;
-        for (int64_t n = 0; n < pass->n; n++) sum += (double)pass->dy[n * pass->k + k];
-        pass->dbias[k] = (float)sum;
-    }
+    bias_gradient(pass, rows);
 }
 
 cvy_status nn_cpu_dense_backward(nn_backend *backend, int64_t n, int64_t c, int64_t k,
@@ -87,6 +155,10 @@ cvy_status nn_cpu_dense_backward(nn_backend *backend, int64_t n, int64_t c, int6
                        .dbias = dbias,
                        .accumulate = accumulate};
 
+    if (nn_dense_direct_fits(c, k)) {
+        small_backward(backend, &pass);
+        return CVY_OK;
+    }
     if (dx != NULL) {
         nn_cpu_run(backend, nn_cpu_div_up(n, BLOCK_N) * nn_cpu_div_up(c, BLOCK_C),
                    input_gradient_chunk, &pass);

@@ -12,7 +12,7 @@
  * are 0 and stay 0. With few channels (images, the first layers of small nets) that would waste
  * more than it gains: these, and tensors that are no images, lie densely as NCHW.
  */
-enum { NN_CPU_BLOCKED_FROM = 5 }; /* channels */
+enum { NN_CPU_BLOCKED_FROM = 9 }; /* channels */
 
 static inline int nn_cpu_is_blocked(int64_t c)
 {

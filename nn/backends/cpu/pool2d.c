@@ -1,6 +1,7 @@
 #include "nn/backends/cpu/cpu_internal.h"
 #include "nn/backends/cpu/layout_internal.h"
 #include "nn/backends/cpu/pool2d_blocks_internal.h"
+#include "nn/backends/cpu/pool2d_pairs_internal.h"
 
 #include <string.h>
 
@@ -16,6 +17,7 @@ typedef struct pooling {
     const int32_t *chosen; /* argmax of backward */
     int accumulate;
     int is_global; /* one window, which is the plane */
+    int is_pairs;  /* 2x2 windows side by side */
 } pooling;
 
 static void run_planes(nn_backend *backend, cvy_pool_task task, pooling *pool)
@@ -24,6 +26,7 @@ static void run_planes(nn_backend *backend, cvy_pool_task task, pooling *pool)
 
     pool->is_global = geom->p == 1 && geom->q == 1 && geom->pad_h == 0 && geom->pad_w == 0 &&
                       geom->r == geom->h && geom->s == geom->w;
+    pool->is_pairs = nn_cpu_maxpool_pairs_fits(geom);
     pool->planes_per_chunk = nn_cpu_most(1, NN_CPU_CHUNK / (geom->h * geom->w));
     nn_cpu_run(backend, nn_cpu_div_up(geom->n * geom->c, pool->planes_per_chunk), task, pool);
 }
@@ -116,6 +119,12 @@ static void maxpool_chunk(void *arg, int64_t chunk_idx, int thread_idx)
 
     (void)thread_idx;
     for (int64_t i = span.first; i < span.first + span.n; i++) {
+        if (pool->is_pairs) {
+            const int64_t at = i * geom->p * geom->q;
+            nn_cpu_maxpool_pairs_forward(geom, pool->from + i * geom->h * geom->w, pool->to + at,
+                                         pool->argmax + at);
+            continue;
+        }
         for (int64_t p = 0; p < geom->p; p++) {
             const int64_t at = (i * geom->p + p) * geom->q;
             maxpool_row(geom, pool->from + i * geom->h * geom->w, p, pool->to + at,
@@ -151,11 +160,15 @@ static void maxpool_backward_chunk(void *arg, int64_t chunk_idx, int thread_idx)
     const nn_cpu_span span = nn_cpu_part(geom->n * geom->c, pool->planes_per_chunk, chunk_idx);
 
     (void)thread_idx;
-    if (!pool->accumulate) clear_planes(pool, span);
+    if (!pool->accumulate && !pool->is_pairs) clear_planes(pool, span);
     for (int64_t i = span.first; i < span.first + span.n; i++) {
         float *restrict dx = pool->to + i * geom->h * geom->w;
         const float *restrict dy = pool->from + i * n_out;
         const int32_t *restrict chosen = pool->chosen + i * n_out;
+        if (pool->is_pairs) {
+            nn_cpu_maxpool_pairs_backward(geom, dy, chosen, dx, pool->accumulate);
+            continue;
+        }
         for (int64_t j = 0; j < n_out; j++) dx[chosen[j]] += dy[j];
     }
 }

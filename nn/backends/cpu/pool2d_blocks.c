@@ -54,22 +54,21 @@ static nn_cpu_span cols_at(const nn_pool2d_geom *geom, int64_t q)
 static void max_of_window(const nn_pool2d_geom *geom, const float *plane, nn_cpu_span rows,
                           nn_cpu_span cols, float *y, int32_t *argmax)
 {
+    const int64_t corner = rows.first * geom->w + cols.first;
+
     for (int v = 0; v < NN_CPU_BLOCK; v += NN_VEC_LANES) {
-        nn_mask place = (nn_mask){0} + (int32_t)(rows.first * geom->w + cols.first);
-        nn_vec best = nn_vec_load(plane + (rows.first * geom->w + cols.first) * NN_CPU_BLOCK + v);
-        for (int64_t row = rows.first; row < rows.first + rows.n; row++) {
-            for (int64_t col = cols.first; col < cols.first + cols.n; col++) {
-                const int64_t at = row * geom->w + col;
-                const nn_vec value = nn_vec_load(plane + at * NN_CPU_BLOCK + v);
-                /* A NaN beats numbers and is never beaten. */
-                const nn_mask beats = (nn_mask)(value > best) |
-                                      ((nn_mask)(value != value) & (nn_mask)(best == best));
-                best = (nn_vec)(((nn_mask)value & beats) | ((nn_mask)best & ~beats));
-                place = (((nn_mask){0} + (int32_t)at) & beats) | (place & ~beats);
+        nn_vec_max best = {nn_vec_load(plane + corner * NN_CPU_BLOCK + v),
+                           (nn_mask){0} + (int32_t)corner};
+        for (int64_t row = 0; row < rows.n; row++) {
+            const int64_t first = corner + row * geom->w;
+            const float *x = plane + first * NN_CPU_BLOCK + v;
+            for (int64_t col = 0; col < cols.n; col++) {
+                best = nn_vec_greater(best, nn_vec_load(x + col * NN_CPU_BLOCK),
+                                      (nn_mask){0} + (int32_t)(first + col));
             }
         }
-        nn_vec_store(y + v, best);
-        memcpy(argmax + v, &place, sizeof place);
+        nn_vec_store(y + v, best.value);
+        memcpy(argmax + v, &best.place, sizeof best.place);
     }
 }
 

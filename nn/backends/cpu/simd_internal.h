@@ -4,6 +4,7 @@
 #include "base/compiler.h"
 
 #include <stdint.h>
+#include <string.h>
 #if defined(__SSE2__)
 #include <immintrin.h>
 #endif
@@ -70,6 +71,137 @@ static inline void nn_vec_stream_end(void)
 static inline nn_vec nn_vec_all(float value)
 {
     return value - (nn_vec){0.0f};
+}
+
+/** The first n lanes, 0 < n <= NN_VEC_LANES; the others are 0, and no memory of theirs is touched.
+ */
+#if defined(__AVX512F__)
+static inline nn_vec nn_vec_load_part(const float *x, int n)
+{
+    return (nn_vec)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1u), x);
+}
+
+static inline void nn_vec_store_part(float *y, nn_vec v, int n)
+{
+    _mm512_mask_storeu_ps(y, (__mmask16)((1u << n) - 1u), (__m512)v);
+}
+#else
+static inline nn_vec nn_vec_load_part(const float *x, int n)
+{
+    nn_vec v = {0.0f};
+
+    memcpy(&v, x, (size_t)n * sizeof(float));
+    return v;
+}
+
+static inline void nn_vec_store_part(float *y, nn_vec v, int n)
+{
+    memcpy(y, &v, (size_t)n * sizeof(float));
+}
+#endif
+
+/** 2 n neighbouring floats, 0 < n <= NN_VEC_LANES: those at even places and those at odd places. */
+typedef struct nn_vec_pair {
+    nn_vec even, odd;
+} nn_vec_pair;
+
+#if defined(__AVX512F__)
+#define NN_EVENS 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30
+#define NN_ODDS  1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31
+#define NN_LOWS  0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#define NN_HIGHS 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+#elif defined(__AVX2__) || defined(__AVX__)
+#define NN_EVENS 0, 2, 4, 6, 8, 10, 12, 14
+#define NN_ODDS  1, 3, 5, 7, 9, 11, 13, 15
+#define NN_LOWS  0, 8, 1, 9, 2, 10, 3, 11
+#define NN_HIGHS 4, 12, 5, 13, 6, 14, 7, 15
+#else
+#define NN_EVENS 0, 2, 4, 6
+#define NN_ODDS  1, 3, 5, 7
+#define NN_LOWS  0, 4, 1, 5
+#define NN_HIGHS 2, 6, 3, 7
+#endif
+
+static inline nn_vec_pair nn_vec_load_pairs(const float *x, int n)
+{
+    nn_vec low, high = {0.0f};
+
+    if (n == NN_VEC_LANES) {
+        low = nn_vec_load(x);
+        high = nn_vec_load(x + NN_VEC_LANES);
+    } else if (2 * n > NN_VEC_LANES) {
+        low = nn_vec_load(x);
+        high = nn_vec_load_part(x + NN_VEC_LANES, 2 * n - NN_VEC_LANES);
+    } else {
+        low = nn_vec_load_part(x, 2 * n);
+    }
+    return (nn_vec_pair){__builtin_shufflevector(low, high, NN_EVENS),
+                         __builtin_shufflevector(low, high, NN_ODDS)};
+}
+
+static inline void nn_vec_store_pairs(float *y, nn_vec_pair pair, int n)
+{
+    const nn_vec low = __builtin_shufflevector(pair.even, pair.odd, NN_LOWS);
+    const nn_vec high = __builtin_shufflevector(pair.even, pair.odd, NN_HIGHS);
+
+    if (n == NN_VEC_LANES) {
+        nn_vec_store(y, low);
+        nn_vec_store(y + NN_VEC_LANES, high);
+    } else if (2 * n > NN_VEC_LANES) {
+        nn_vec_store(y, low);
+        nn_vec_store_part(y + NN_VEC_LANES, high, 2 * n - NN_VEC_LANES);
+    } else {
+        nn_vec_store_part(y, low, 2 * n);
+    }
+}
+
+CVY_INLINE_ALWAYS void nn_vec_fold(nn_vec *v, int half)
+{
+    CVY_UNROLL(8) for (int i = 0; i < half; i++)
+    {
+        v[i] = __builtin_shufflevector(v[i], v[i + half], NN_LOWS) +
+               __builtin_shufflevector(v[i], v[i + half], NN_HIGHS);
+    }
+}
+
+/** Lane i is the sum of the lanes of v[i]; v is lost. */
+CVY_INLINE_ALWAYS nn_vec nn_vec_sums(nn_vec v[NN_VEC_LANES])
+{
+    if (NN_VEC_LANES >= 16) nn_vec_fold(v, 8);
+    if (NN_VEC_LANES >= 8) nn_vec_fold(v, 4);
+    nn_vec_fold(v, 2);
+    nn_vec_fold(v, 1);
+    return v[0];
+}
+#undef NN_EVENS
+#undef NN_ODDS
+#undef NN_LOWS
+#undef NN_HIGHS
+
+/** A maximum and where it is. */
+typedef struct nn_vec_max {
+    nn_vec value;
+    nn_mask place;
+} nn_vec_max;
+
+/** The greater of best and value, best if they are equal. A NaN beats numbers and is never beaten.
+ */
+static inline nn_vec_max nn_vec_greater(nn_vec_max best, nn_vec value, nn_mask place)
+{
+#if defined(__AVX512F__)
+    const __mmask16 is_number = _mm512_cmp_ps_mask((__m512)best.value, (__m512)best.value,
+                                                   _CMP_ORD_Q);
+    const __mmask16 beats = _mm512_mask_cmp_ps_mask(is_number, (__m512)value, (__m512)best.value,
+                                                    _CMP_NLE_UQ);
+
+    return (nn_vec_max){(nn_vec)_mm512_mask_mov_ps((__m512)best.value, beats, (__m512)value),
+                        (nn_mask)_mm512_mask_mov_epi32((__m512i)best.place, beats, (__m512i)place)};
+#else
+    const nn_mask beats = ~(nn_mask)(value <= best.value) & (nn_mask)(best.value == best.value);
+
+    return (nn_vec_max){(nn_vec)(((nn_mask)value & beats) | ((nn_mask)best.value & ~beats)),
+                        (place & beats) | (best.place & ~beats)};
+#endif
 }
 
 /** value where mask is all ones, else 0. */
