@@ -1,4 +1,5 @@
 #include "nn/backends/cpu/conv2d_internal.h"
+#include "nn/backends/cpu/conv_depthwise_internal.h"
 #include "nn/backends/cpu/conv_gradient_internal.h"
 #include "nn/backends/cpu/conv_sweep_internal.h"
 #include "nn/backends/cpu/layout_internal.h"
@@ -40,10 +41,23 @@ static int64_t data_floats(const nn_backend *backend, const nn_conv2d_geom *geom
     return nn_conv_sweep_filter_floats(&sweep) + backend->n_threads * sweep.copy_floats;
 }
 
+static int has_turns(const nn_conv2d_geom *geom)
+{
+    nn_conv_sweep sweep;
+
+    nn_conv_sweep_forward(geom, &sweep);
+    return sweep.turns > 0;
+}
+
 static int64_t filter_floats(const nn_backend *backend, const nn_conv2d_geom *geom)
 {
     nn_conv_gradient plan;
 
+    if (has_turns(geom)) {
+        nn_conv_depthwise depthwise;
+        nn_conv_depthwise_plan(geom, &depthwise);
+        return depthwise.total_floats + backend->n_threads * depthwise.scratch_floats;
+    }
     nn_conv_gradient_plan(geom, &plan);
     return plan.total_floats + backend->n_threads * plan.scratch_floats;
 }
@@ -221,7 +235,8 @@ static void sweep_forward(nn_backend *backend, const nn_conv2d_geom *geom, const
     nn_conv_sweep sweep;
 
     nn_conv_sweep_forward(geom, &sweep);
-    nn_conv_sweep_pack_filter(backend, &sweep, filter, geom->c * n_taps, n_taps, packed);
+    nn_conv_sweep_pack_filter(backend, &sweep, filter, geom->c / geom->groups * n_taps, n_taps,
+                              packed);
     nn_conv_sweep_run(backend, &sweep, x, packed, &epilogue, y, 0,
                       packed + nn_conv_sweep_filter_floats(&sweep));
 }
@@ -288,7 +303,8 @@ cvy_status nn_cpu_conv2d_backward_data(nn_backend *backend, const nn_conv2d_geom
     const int64_t n_taps = geom->r * geom->s;
     float *const packed = workspace;
 
-    nn_conv_sweep_pack_filter(backend, &sweep, filter, n_taps, geom->c * n_taps, packed);
+    nn_conv_sweep_pack_filter(backend, &sweep, filter, n_taps, geom->c / geom->groups * n_taps,
+                              packed);
     nn_conv_sweep_run(backend, &sweep, dy, packed, NULL, dx, accumulate,
                       packed + nn_conv_sweep_filter_floats(&sweep));
     return CVY_OK;
@@ -335,6 +351,11 @@ cvy_status nn_cpu_conv2d_backward_filter(nn_backend *backend, const nn_conv2d_ge
         nn_winograd_gradient_plan(geom, &plan);
         nn_winograd_gradient_run(backend, &plan, x, dy, dfilter, workspace,
                                  (float *)workspace + plan.total_floats);
+    } else if (nn_conv_sweep_fits(geom) && has_turns(geom)) {
+        nn_conv_depthwise plan;
+        nn_conv_depthwise_plan(geom, &plan);
+        nn_conv_depthwise_run(backend, &plan, x, dy, dfilter, workspace,
+                              (float *)workspace + plan.total_floats);
     } else if (nn_conv_sweep_fits(geom)) {
         nn_conv_gradient plan;
         nn_conv_gradient_plan(geom, &plan);

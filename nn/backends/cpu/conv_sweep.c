@@ -5,16 +5,40 @@
 /* --- Geometry -------------------------------------------------------------------------------- */
 
 enum {
-    COPY_FLOATS = 65536,      /* a chunk's copy stays in a core's second-level cache */
-    CHUNK_PRODUCTS = 4000000, /* multiply-adds that are worth handing to a thread */
-    PART_FLOATS = 98304,      /* of filters that all tiles meet while they are in the cache */
-    NEAR_CHANNELS = 512,      /* of a tile, that stay in the first-level cache */
+    COPY_FLOATS = 65536,           /* a chunk's copy stays in a core's second-level cache */
+    CHUNK_PRODUCTS = 4000000,      /* multiply-adds that are worth handing to a thread */
+    CHUNK_LANE_PRODUCTS = 1000000, /* the same where memory is slower than they are */
+    PART_FLOATS = 98304,           /* of filters that all tiles meet while they are in the cache */
+    NEAR_CHANNELS = 512,           /* of a tile, that stay in the first-level cache */
     BLOCKS_AHEAD = 2
 };
 
+/* Fill in the slices; 0 if the groups are such that there are none. */
+static int find_slices(const nn_conv2d_geom *geom, int64_t src_c, int64_t dst_c,
+                       nn_conv_sweep *sweep)
+{
+    const int64_t group_src = src_c / geom->groups, group_dst = dst_c / geom->groups;
+
+    sweep->n_slices = geom->groups;
+    sweep->src_c = group_src;
+    sweep->dst_c = group_dst;
+    sweep->all_dst_c = dst_c;
+    sweep->turns = 0;
+    if (geom->groups == 1) return 1;
+    if (!nn_cpu_is_blocked(src_c) || !nn_cpu_is_blocked(dst_c)) return 0;
+    if (group_src % NN_CPU_BLOCK == 0 && group_dst % NN_CPU_BLOCK == 0) return 1;
+    if (group_src != group_dst || NN_CPU_BLOCK % group_src != 0) return 0;
+    sweep->turns = group_src;
+    sweep->n_slices = nn_cpu_blocks(dst_c);
+    sweep->src_c = sweep->dst_c = NN_CPU_BLOCK;
+    return 1;
+}
+
 int nn_conv_sweep_fits(const nn_conv2d_geom *geom)
 {
-    return geom->groups == 1 && nn_cpu_is_blocked(geom->k) &&
+    nn_conv_sweep sweep;
+
+    return find_slices(geom, geom->c, geom->k, &sweep) && nn_cpu_is_blocked(geom->k) &&
            geom->r * geom->s <= NN_SWEEP_MAX_TAPS && geom->stride_h <= NN_SWEEP_MAX_STEP &&
            geom->stride_w <= NN_SWEEP_MAX_STEP &&
            geom->stride_h * geom->stride_w <= NN_SWEEP_MAX_PHASES;
@@ -38,7 +62,7 @@ static int try_direct(nn_conv_sweep *sweep)
 {
     const nn_conv_tap *tap = &sweep->taps[0];
 
-    if (sweep->lanes == 1) return 0;
+    if (sweep->lanes == 1 || sweep->turns > 0) return 0;
     if (sweep->n_taps != 1 || sweep->n_phases != 1 || tap->h != 0 || tap->w != 0) return 0;
     if (sweep->src_step_h != 1 || sweep->src_step_w != 1) return 0;
     if (sweep->src_h != sweep->dst_h || sweep->src_w != sweep->dst_w) return 0;
@@ -80,7 +104,7 @@ static void find_pitches(nn_conv_sweep *sweep)
 /* Rows of a band: as many as the copy may have, and all bands alike. */
 static void cut_rows(nn_conv_sweep *sweep)
 {
-    const int64_t row_floats = sweep->row_floats * sweep->src_blocks;
+    const int64_t row_floats = sweep->row_floats * sweep->copy_blocks;
     const int64_t halo = sweep->high_h - sweep->low_h + 1 - sweep->src_step_h;
     int64_t n = (COPY_FLOATS / row_floats - halo) / sweep->src_step_h;
 
@@ -90,27 +114,33 @@ static void cut_rows(nn_conv_sweep *sweep)
     sweep->n_bands = nn_cpu_div_up(sweep->rows, sweep->rows_per_band);
 }
 
-/* Images of a chunk: enough work for a thread; and where filters are too large for the cache, two,
- * so that they are read half as often. */
+/* Images and slices of a chunk: enough work for a thread; and where filters are too large for the
+ * cache, two images, so that they are read half as often. */
 static void cut_images(nn_conv_sweep *sweep)
 {
-    const int64_t depth = sweep->src_blocks * sweep->lanes * sweep->n_taps;
-    const int64_t products = sweep->dst_blocks * NN_CPU_BLOCK * depth * sweep->rows * sweep->cols;
-    int64_t n = 1;
+    const int64_t depth = nn_conv_sweep_depth(sweep) * sweep->n_taps;
+    const int64_t products = nn_cpu_most(1, sweep->dst_blocks * NN_CPU_BLOCK * depth * sweep->rows *
+                                                sweep->cols);
+    const int64_t worth = sweep->turns > 0 ? CHUNK_LANE_PRODUCTS : CHUNK_PRODUCTS;
+    int64_t n = 1, n_slices = 1;
 
     if (sweep->n_bands == 1) {
-        n = nn_cpu_most(1, CHUNK_PRODUCTS / nn_cpu_most(1, products));
+        n = nn_cpu_most(1, worth / products);
         if (depth * sweep->dst_blocks * NN_CPU_BLOCK > 4 * COPY_FLOATS) n = nn_cpu_most(n, 2);
         n = nn_cpu_least(n, nn_cpu_most(1, sweep->n / 8));
+        n_slices = nn_cpu_most(1, nn_cpu_least(worth / products / n, sweep->n_slices / 8));
     }
     sweep->images_per_chunk = n;
+    sweep->slices_per_chunk = n_slices;
     sweep->n_image_chunks = nn_cpu_div_up(sweep->n, n);
+    sweep->n_slice_chunks = nn_cpu_div_up(sweep->n_slices, n_slices);
 }
 
 static void cut(nn_conv_sweep *sweep)
 {
     sweep->src_blocks = sweep->lanes == 1 ? sweep->src_c : nn_cpu_blocks(sweep->src_c);
     sweep->dst_blocks = nn_cpu_blocks(sweep->dst_c);
+    sweep->copy_blocks = sweep->turns > 0 ? sweep->turns : sweep->src_blocks;
     for (int i = 0; i < sweep->n_phases; i++) {
         sweep->rows = nn_cpu_most(sweep->rows, sweep->phases[i].h);
         sweep->cols = nn_cpu_most(sweep->cols, sweep->phases[i].w);
@@ -126,7 +156,7 @@ static void cut(nn_conv_sweep *sweep)
     }
     cut_images(sweep);
     if (!sweep->is_direct) {
-        sweep->copy_floats = sweep->images_per_chunk * sweep->src_blocks * sweep->block_floats;
+        sweep->copy_floats = sweep->images_per_chunk * sweep->copy_blocks * sweep->block_floats;
     }
 }
 
@@ -134,17 +164,16 @@ void nn_conv_sweep_forward(const nn_conv2d_geom *geom, nn_conv_sweep *out)
 {
     *out = (nn_conv_sweep){.n = geom->n,
                            .lanes = nn_cpu_is_blocked(geom->c) ? NN_CPU_BLOCK : 1,
-                           .src_c = geom->c,
                            .src_h = geom->h,
                            .src_w = geom->w,
                            .src_step_h = geom->stride_h,
                            .src_step_w = geom->stride_w,
-                           .dst_c = geom->k,
                            .dst_h = geom->p,
                            .dst_w = geom->q,
                            .dst_step_h = 1,
                            .dst_step_w = 1,
                            .n_phases = 1};
+    find_slices(geom, geom->c, geom->k, out);
     for (int64_t r = 0; r < geom->r; r++) {
         for (int64_t s = 0; s < geom->s; s++) {
             out->taps[out->n_taps++] = (nn_conv_tap){.h = r * geom->dil_h - geom->pad_h,
@@ -184,16 +213,15 @@ void nn_conv_sweep_backward(const nn_conv2d_geom *geom, nn_conv_sweep *out)
 {
     *out = (nn_conv_sweep){.n = geom->n,
                            .lanes = NN_CPU_BLOCK,
-                           .src_c = geom->k,
                            .src_h = geom->p,
                            .src_w = geom->q,
                            .src_step_h = 1,
                            .src_step_w = 1,
-                           .dst_c = geom->c,
                            .dst_h = geom->h,
                            .dst_w = geom->w,
                            .dst_step_h = geom->stride_h,
                            .dst_step_w = geom->stride_w};
+    find_slices(geom, geom->k, geom->c, out);
     for (int64_t h = 0; h < nn_cpu_least(geom->stride_h, geom->h); h++) {
         for (int64_t w = 0; w < nn_cpu_least(geom->stride_w, geom->w); w++) {
             add_phase(geom, h, w, out);
@@ -219,13 +247,35 @@ static void copy_pixels(const float *restrict from, int64_t n, int64_t step, int
     }
 }
 
+/* The lane of src that a lane of dst meets in a turn. */
+static int turned_lane(int lane, int64_t turns, int64_t turn)
+{
+    return (int)(lane - lane % turns + turn);
+}
+
+static void copy_turned(const float *restrict from, int64_t n, int64_t step, int64_t turns,
+                        int64_t turn, float *restrict to)
+{
+    for (int v = 0; v < NN_CPU_BLOCK; v += NN_VEC_LANES) {
+        const int source = turned_lane(v, turns, turn) / NN_VEC_LANES * NN_VEC_LANES;
+        nn_mask order = {0};
+        for (int i = 0; i < NN_VEC_LANES; i++) {
+            order[i] = turned_lane(v + i, turns, turn) % NN_VEC_LANES;
+        }
+        for (int64_t i = 0; i < n; i++) {
+            const nn_vec x = nn_vec_load(from + i * step * NN_CPU_BLOCK + source);
+            nn_vec_store(to + i * NN_CPU_BLOCK + v, CVY_VECTOR_SHUFFLE(x, order));
+        }
+    }
+}
+
 static void clear(float *to, int64_t n)
 {
     for (int64_t i = 0; i < n; i++) to[i] = 0.0f;
 }
 
-/* One row of src, its columns sorted by their place modulo the step. */
-static void copy_row(const nn_conv_sweep *sweep, const float *src, float *to)
+/* One row of src in a block of the copy, its columns sorted by their place modulo the step. */
+static void copy_row(const nn_conv_sweep *sweep, int64_t copy_block, const float *src, float *to)
 {
     const int64_t lanes = sweep->lanes, step = sweep->src_step_w;
     const int64_t n = sweep->column_floats / lanes;
@@ -239,11 +289,26 @@ static void copy_row(const nn_conv_sweep *sweep, const float *src, float *to)
         const int64_t end = room <= 0
                                 ? first
                                 : nn_cpu_most(first, nn_cpu_least(n, nn_cpu_div_up(room, step)));
+        const float *from = src + (low + first * step) * lanes;
         clear(column, first * lanes);
-        copy_pixels(src + (low + first * step) * lanes, end - first, step, lanes,
-                    column + first * lanes);
+        if (sweep->turns > 1) {
+            copy_turned(from, end - first, step, sweep->turns, copy_block, column + first * lanes);
+        } else {
+            copy_pixels(from, end - first, step, lanes, column + first * lanes);
+        }
         clear(column + end * lanes, (n - end) * lanes);
     }
+}
+
+/* Floats of src and of dst from one image to the next. */
+static int64_t src_image_floats(const nn_conv_sweep *sweep)
+{
+    return sweep->n_slices * sweep->src_blocks * sweep->src_h * sweep->src_w * sweep->lanes;
+}
+
+static int64_t dst_image_floats(const nn_conv_sweep *sweep)
+{
+    return sweep->n_slices * sweep->dst_blocks * sweep->dst_h * sweep->dst_w * NN_CPU_BLOCK;
 }
 
 void nn_conv_sweep_copy(const nn_conv_sweep *sweep, const float *src, int64_t image, int64_t row,
@@ -252,15 +317,17 @@ void nn_conv_sweep_copy(const nn_conv_sweep *sweep, const float *src, int64_t im
     const int64_t n = copied_rows(sweep, n_rows), low = row * sweep->src_step_h + sweep->low_h;
     const int64_t src_row = sweep->src_w * sweep->lanes;
 
-    for (int64_t block = 0; block < sweep->src_blocks; block++) {
-        const float *from = src + (image * sweep->src_blocks + block) * sweep->src_h * src_row;
+    for (int64_t block = 0; block < sweep->copy_blocks; block++) {
+        const int64_t src_block = sweep->turns > 0 ? 0 : block;
+        const float *from = src + image * src_image_floats(sweep) +
+                            src_block * sweep->src_h * src_row;
         float *to = copy + block * sweep->block_floats;
         for (int64_t i = 0; i < n; i++) {
             if ((sweep->used_rows >> i % sweep->src_step_h & 1u) == 0) continue;
             if (low + i < 0 || low + i >= sweep->src_h) {
                 clear(to + i * sweep->row_floats, sweep->row_floats);
             } else {
-                copy_row(sweep, from + (low + i) * src_row, to + i * sweep->row_floats);
+                copy_row(sweep, block, from + (low + i) * src_row, to + i * sweep->row_floats);
             }
         }
     }
@@ -271,7 +338,7 @@ void nn_conv_sweep_copy(const nn_conv_sweep *sweep, const float *src, int64_t im
 typedef struct sweep_pass {
     const nn_conv_sweep *sweep;
     const float *src, *packed;
-    const nn_conv_epilogue *epilogue;
+    nn_conv_epilogue epilogue;
     float *dst, *scratch;
     int accumulate;
 } sweep_pass;
@@ -279,10 +346,8 @@ typedef struct sweep_pass {
 /* The epilogue from a block of dst on; y: where its tile starts in dst. */
 static nn_conv_epilogue epilogue_at(const sweep_pass *pass, int64_t block, int64_t y)
 {
-    nn_conv_epilogue at = {0};
+    nn_conv_epilogue at = pass->epilogue;
 
-    if (pass->epilogue == NULL) return at;
-    at = *pass->epilogue;
     if (at.scale != NULL) at.scale += block * NN_CPU_BLOCK;
     if (at.shift != NULL) at.shift += block * NN_CPU_BLOCK;
     if (at.residual != NULL) at.residual += y;
@@ -296,34 +361,45 @@ static void move_y(const nn_conv_tile *from, int64_t n, nn_conv_tile *tile)
     if (from->epilogue.residual != NULL) tile->epilogue.residual = from->epilogue.residual + n;
 }
 
-/* Rows of a phase for one group of dst channels: tiles of two rows where these are short. */
-static void run_rows(const nn_conv_sweep *sweep, nn_conv_tile tile, int n_blocks, int64_t n_rows,
-                     int64_t n_cols)
+/* One tile, row and col past the first. */
+static void run_tile(const nn_conv_sweep *sweep, const nn_conv_tile *first, int n_blocks,
+                     int64_t row, int64_t col, int n_rows, int n_cols)
+{
+    nn_conv_tile tile = *first;
+
+    tile.x += row * tile.x_row_pitch + col * sweep->lanes;
+    move_y(first, row * tile.y_row_pitch + col * tile.y_pixel_pitch, &tile);
+    if (sweep->turns > 0) {
+        nn_conv_tile_run_lanes(&tile, n_rows, n_cols);
+    } else if (sweep->lanes == NN_CPU_BLOCK) {
+        nn_conv_tile_run(&tile, n_blocks, n_rows, n_cols);
+    } else {
+        if (n_rows == 2) {
+            nn_conv_tile_run_planes(&tile, n_blocks, n_cols);
+            tile.x += tile.x_row_pitch;
+            move_y(&tile, tile.y_row_pitch, &tile);
+        }
+        nn_conv_tile_run_planes(&tile, n_blocks, n_cols);
+    }
+}
+
+/* Rows of a phase for one group of dst channels: tiles of two rows where these are short. Lanes go
+ * down a column of tiles, so that the rows that two of them read are still near. */
+static void run_rows(const nn_conv_sweep *sweep, const nn_conv_tile *first, int n_blocks,
+                     int64_t n_rows, int64_t n_cols)
 {
     const int most = nn_conv_tile_max_pixels(n_blocks);
+    const int64_t rows = 2 * n_cols <= most ? 2 : 1, n_steps = nn_cpu_div_up(n_rows, rows);
     const int64_t n_tiles = nn_cpu_div_up(n_cols, most);
-    const nn_conv_tile first = tile;
-    int rows = 1;
+    const int is_down = sweep->turns > 0;
 
-    for (int64_t row = 0; row < n_rows; row += rows) {
-        int64_t col = 0;
-        rows = 2 * n_cols <= most && row + 2 <= n_rows ? 2 : 1;
-        for (int64_t i = 0; i < n_tiles; i++) {
-            const int64_t n = (n_cols - col) / (n_tiles - i);
-            tile.x = first.x + row * tile.x_row_pitch + col * sweep->lanes;
-            move_y(&first, row * tile.y_row_pitch + col * tile.y_pixel_pitch, &tile);
-            if (sweep->lanes == 1) {
-                if (rows == 2) {
-                    nn_conv_tile_run_planes(&tile, n_blocks, (int)n);
-                    tile.x += tile.x_row_pitch;
-                    move_y(&tile, tile.y_row_pitch, &tile);
-                }
-                nn_conv_tile_run_planes(&tile, n_blocks, (int)n);
-            } else {
-                nn_conv_tile_run(&tile, n_blocks, rows, (int)n);
-            }
-            col += n;
-        }
+    for (int64_t i = 0; i < n_steps * n_tiles; i++) {
+        const int64_t row = rows * (is_down ? i % n_steps : i / n_tiles);
+        const int64_t tile_idx = is_down ? i / n_steps : i % n_tiles;
+        const int64_t col = tile_idx * n_cols / n_tiles;
+        const int64_t end = (tile_idx + 1) * n_cols / n_tiles;
+        run_tile(sweep, first, n_blocks, row, col, (int)nn_cpu_least(rows, n_rows - row),
+                 (int)(end - col));
     }
 }
 
@@ -333,7 +409,7 @@ static void run_phase(const sweep_pass *pass, const nn_conv_phase *phase, int64_
                       int64_t image, int64_t row, int64_t n_rows, const float *x)
 {
     const nn_conv_sweep *sweep = pass->sweep;
-    const int64_t depth = sweep->src_blocks * sweep->lanes;
+    const int64_t depth = nn_conv_sweep_depth(sweep);
     const int64_t first = group * NN_TILE_BLOCKS; /* block of dst */
     const int n_blocks = nn_conv_group_blocks(sweep->dst_blocks, group);
     const int64_t dst_row = sweep->dst_w * NN_CPU_BLOCK;
@@ -341,14 +417,13 @@ static void run_phase(const sweep_pass *pass, const nn_conv_phase *phase, int64_
 
     if (n_rows <= 0) return;
     for (int i = 0; i < phase->n_taps; i++) offsets[i] = sweep->taps[phase->first_tap + i].offset;
-    const int64_t y = ((image * sweep->dst_blocks + first) * sweep->dst_h + phase->first_h +
-                       row * sweep->dst_step_h) *
-                          dst_row +
+    const int64_t y = image * dst_image_floats(sweep) +
+                      (first * sweep->dst_h + phase->first_h + row * sweep->dst_step_h) * dst_row +
                       phase->first_w * NN_CPU_BLOCK;
     const nn_conv_tile tile = {.x = x,
                                .x_block_pitch = sweep->block_floats,
                                .x_row_pitch = sweep->src_step_h * sweep->row_floats,
-                               .n_blocks = sweep->src_blocks,
+                               .n_blocks = sweep->copy_blocks,
                                .tap_offset = offsets,
                                .n_taps = phase->n_taps,
                                .filter = pass->packed +
@@ -360,13 +435,13 @@ static void run_phase(const sweep_pass *pass, const nn_conv_phase *phase, int64_
                                .y_row_pitch = sweep->dst_step_h * dst_row,
                                .y_pixel_pitch = sweep->dst_step_w * NN_CPU_BLOCK,
                                .accumulate = pass->accumulate};
-    run_rows(sweep, tile, n_blocks, n_rows, phase->w);
+    run_rows(sweep, &tile, n_blocks, n_rows, phase->w);
 }
 
 static void sweep_copied(const sweep_pass *pass, nn_cpu_span images, nn_cpu_span rows, float *copy)
 {
     const nn_conv_sweep *sweep = pass->sweep;
-    const int64_t image_floats = sweep->src_blocks * sweep->block_floats;
+    const int64_t image_floats = sweep->copy_blocks * sweep->block_floats;
 
     for (int64_t i = 0; i < images.n; i++) {
         nn_conv_sweep_copy(sweep, pass->src, images.first + i, rows.first, rows.n,
@@ -400,11 +475,10 @@ static void run_direct_tile(const sweep_pass *pass, nn_cpu_span groups, int64_t 
     for (int64_t i = 0; i < groups.n; i++) {
         const int64_t group = groups.first + i, first = group * NN_TILE_BLOCKS;
         const int n_blocks = nn_conv_group_blocks(sweep->dst_blocks, group);
-        const int64_t y = (image * sweep->dst_blocks + first) * dst_plane +
+        const int64_t y = image * dst_image_floats(sweep) + first * dst_plane +
                           pixels.first * NN_CPU_BLOCK;
         const nn_conv_tile tile = {
-            .x = pass->src + image * sweep->src_blocks * sweep->block_floats +
-                 pixels.first * sweep->lanes,
+            .x = pass->src + image * src_image_floats(sweep) + pixels.first * sweep->lanes,
             .x_block_pitch = sweep->block_floats,
             .n_blocks = sweep->src_blocks,
             .tap_offset = &no_offset,
@@ -445,19 +519,40 @@ static void sweep_direct(const sweep_pass *pass, nn_cpu_span images)
     }
 }
 
+/* The pass from a slice on. */
+static sweep_pass slice_at(const sweep_pass *pass, int64_t slice)
+{
+    const nn_conv_sweep *sweep = pass->sweep;
+    const int64_t block = slice * sweep->dst_blocks;
+    const int64_t dst = block * sweep->dst_h * sweep->dst_w * NN_CPU_BLOCK;
+    sweep_pass at = *pass;
+
+    at.src += slice * sweep->src_blocks * sweep->src_h * sweep->src_w * sweep->lanes;
+    at.packed += block * NN_CPU_BLOCK * nn_conv_sweep_depth(sweep) * sweep->n_taps;
+    at.dst += dst;
+    at.epilogue = epilogue_at(pass, block, dst);
+    return at;
+}
+
+/* Chunks: some slices of some images, or of a band of rows of one. */
 static void sweep_chunk(void *arg, int64_t chunk_idx, int thread_idx)
 {
     const sweep_pass *pass = arg;
     const nn_conv_sweep *sweep = pass->sweep;
+    const nn_cpu_span slices = nn_cpu_part(sweep->n_slices, sweep->slices_per_chunk,
+                                           chunk_idx % sweep->n_slice_chunks);
+    const int64_t place = chunk_idx / sweep->n_slice_chunks;
     const nn_cpu_span images = nn_cpu_part(sweep->n, sweep->images_per_chunk,
-                                           chunk_idx / sweep->n_bands);
-    const nn_cpu_span rows = nn_cpu_part(sweep->rows, sweep->rows_per_band,
-                                         chunk_idx % sweep->n_bands);
+                                           place / sweep->n_bands);
+    const nn_cpu_span rows = nn_cpu_part(sweep->rows, sweep->rows_per_band, place % sweep->n_bands);
 
-    if (sweep->is_direct) {
-        sweep_direct(pass, images);
-    } else {
-        sweep_copied(pass, images, rows, pass->scratch + thread_idx * sweep->copy_floats);
+    for (int64_t i = 0; i < slices.n; i++) {
+        const sweep_pass slice = slice_at(pass, slices.first + i);
+        if (sweep->is_direct) {
+            sweep_direct(&slice, images);
+        } else {
+            sweep_copied(&slice, images, rows, pass->scratch + thread_idx * sweep->copy_floats);
+        }
     }
 }
 
@@ -468,10 +563,11 @@ void nn_conv_sweep_run(nn_backend *backend, const nn_conv_sweep *sweep, const fl
     sweep_pass pass = {.sweep = sweep,
                        .src = src,
                        .packed = packed,
-                       .epilogue = epilogue,
+                       .epilogue = epilogue != NULL ? *epilogue : (nn_conv_epilogue){0},
                        .dst = dst,
                        .scratch = scratch,
                        .accumulate = accumulate};
 
-    nn_cpu_run(backend, sweep->n_image_chunks * sweep->n_bands, sweep_chunk, &pass);
+    nn_cpu_run(backend, sweep->n_image_chunks * sweep->n_bands * sweep->n_slice_chunks, sweep_chunk,
+               &pass);
 }

@@ -52,5 +52,10 @@ void nn_conv_tile_run(const nn_conv_tile *tile, int n_out_blocks, int n_rows, in
  *     y[pixel][k] (+)= epilogue of the sum over tap of x[tap_offset[tap] + pixel] * filter[tap][k].
  */
 void nn_conv_tile_run_planes(const nn_conv_tile *tile, int n_out_blocks, int n_pixels);
+/** The same for one block of outputs, each of which meets the input in its own lane only:
+ *     y[pixel][k] (+)= epilogue of the sum over block, tap of
+ *         x[block * x_block_pitch + tap_offset[tap] + pixel * 16 + k] * filter[block][tap][k].
+ */
+void nn_conv_tile_run_lanes(const nn_conv_tile *tile, int n_rows, int n_pixels);
 
 #endif
