@@ -21,11 +21,11 @@ void nn_conv_depthwise_plan(const nn_conv2d_geom *geom, nn_conv_depthwise *out)
     out->images_per_share = nn_cpu_div_up(geom->n, n_shares);
     out->n_shares = nn_cpu_div_up(geom->n, out->images_per_share);
     out->rows_per_step = nn_cpu_most(1, STEP_PIXELS / geom->q);
-    out->n_inputs = nn_cpu_div_up(sweep->turns * sweep->n_taps, INPUTS) * INPUTS;
-    out->sum_floats = out->n_inputs * NN_CPU_BLOCK;
+    out->n_inputs = nn_cpu_div_up(sweep->n_taps, INPUTS) * INPUTS;
+    out->sum_floats = sweep->turns * out->n_inputs * NN_CPU_BLOCK;
     /* Shares may be fewer with more images, but the room for them is not. */
     out->total_floats = out->sum_floats * sweep->n_slices * n_shares;
-    out->scratch_floats = sweep->turns * sweep->block_floats;
+    out->scratch_floats = sweep->block_floats;
 }
 
 typedef struct depthwise_pass {
@@ -41,8 +41,10 @@ typedef struct step_rows {
     int64_t x_pitch, dy_pitch;
 } step_rows;
 
-/* sum[i] += x[offset[i]] * dy over all pixels, one vector of a block at a time. */
-static void add_inputs(const step_rows *rows, const int64_t offset[INPUTS], float *sum)
+/* sum[i][lane] += x[offset[i]][lane] * dy[lane ^ turn] over all pixels, one vector of a block at a
+ * time. */
+CVY_INLINE_ALWAYS void add_inputs(const step_rows *rows, const int64_t offset[INPUTS], int turn,
+                                  int is_turned, float *sum)
 {
     for (int lane = 0; lane < NN_CPU_BLOCK; lane += NN_VEC_LANES) {
         nn_vec sums[INPUTS];
@@ -51,14 +53,16 @@ static void add_inputs(const step_rows *rows, const int64_t offset[INPUTS], floa
             sums[i] = nn_vec_load(sum + i * NN_CPU_BLOCK + lane);
         }
         for (int64_t row = 0; row < rows->n; row++) {
-            const float *dy = rows->dy + row * rows->dy_pitch + lane;
+            const float *dy = rows->dy + row * rows->dy_pitch +
+                              (lane ^ turn) / NN_VEC_LANES * NN_VEC_LANES;
             const float *x[INPUTS];
             CVY_UNROLL(16) for (int i = 0; i < INPUTS; i++)
             {
                 x[i] = rows->x + offset[i] + row * rows->x_pitch + lane;
             }
             for (int64_t at = 0; at < rows->n_cols * NN_CPU_BLOCK; at += NN_CPU_BLOCK) {
-                const nn_vec d = nn_vec_load(dy + at);
+                nn_vec d = nn_vec_load(dy + at);
+                if (is_turned) d = nn_vec_flip(d, turn % NN_VEC_LANES);
                 CVY_UNROLL(16) for (int i = 0; i < INPUTS; i++)
                 {
                     sums[i] += nn_vec_load(x[i] + at) * d;
@@ -76,16 +80,17 @@ static void add_inputs(const step_rows *rows, const int64_t offset[INPUTS], floa
 static void add_step(const nn_conv_depthwise *plan, const step_rows *rows, float *sums)
 {
     const nn_conv_sweep *sweep = &plan->sweep;
-    const int64_t n_inputs = sweep->turns * sweep->n_taps;
 
-    for (int64_t first = 0; first < n_inputs; first += INPUTS) {
+    for (int64_t first = 0; first < sweep->n_taps; first += INPUTS) {
         int64_t offset[INPUTS];
         for (int64_t i = 0; i < INPUTS; i++) { /* what is past the end is computed and not used */
-            const int64_t input = nn_cpu_least(first + i, n_inputs - 1);
-            offset[i] = input / sweep->n_taps * sweep->block_floats +
-                        sweep->taps[input % sweep->n_taps].offset;
+            offset[i] = sweep->taps[nn_cpu_least(first + i, sweep->n_taps - 1)].offset;
         }
-        add_inputs(rows, offset, sums + first * NN_CPU_BLOCK);
+        add_inputs(rows, offset, 0, 0, sums + first * NN_CPU_BLOCK);
+        for (int turn = 1; turn < sweep->turns; turn++) {
+            add_inputs(rows, offset, turn, 1,
+                       sums + (turn * plan->n_inputs + first) * NN_CPU_BLOCK);
+        }
     }
 }
 
@@ -136,7 +141,7 @@ static void reduce_chunk(void *arg, int64_t slice, int thread_idx)
 {
     const depthwise_pass *pass = arg;
     const nn_conv_depthwise *plan = pass->plan;
-    const int64_t n_inputs = plan->sweep.turns * plan->sweep.n_taps;
+    const int64_t m = plan->sweep.turns, n_taps = plan->sweep.n_taps;
     const int64_t first = slice * NN_CPU_BLOCK, step = plan->sweep.n_slices * plan->sum_floats;
     float *restrict sums = pass->sums + slice * plan->sum_floats;
 
@@ -146,8 +151,14 @@ static void reduce_chunk(void *arg, int64_t slice, int thread_idx)
         for (int64_t i = 0; i < plan->sum_floats; i++) sums[i] += from[i];
     }
     for (int64_t k = 0; k < nn_cpu_least(NN_CPU_BLOCK, plan->geom.k - first); k++) {
-        float *restrict to = pass->dfilter + (first + k) * n_inputs;
-        for (int64_t i = 0; i < n_inputs; i++) to[i] = sums[i * NN_CPU_BLOCK + k];
+        float *restrict to = pass->dfilter + (first + k) * m * n_taps;
+        for (int64_t i = 0; i < m; i++) {
+            const int64_t lane = k - k % m + i, turn = k ^ lane;
+            const float *from = sums + turn * plan->n_inputs * NN_CPU_BLOCK + lane;
+            for (int64_t tap = 0; tap < n_taps; tap++) {
+                to[i * n_taps + tap] = from[tap * NN_CPU_BLOCK];
+            }
+        }
     }
 }
 

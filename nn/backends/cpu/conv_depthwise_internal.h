@@ -5,21 +5,22 @@
 
 /**
  * The gradient of a filter whose groups are parts of a block, m = 1 (depthwise), 2, 4 or 8 channels
- * on both sides, with the turns of conv_sweep_internal.h:
+ * on both sides:
  *
- *     dfilter[k][t][tap] = sum over images and output pixels of
- *                          x[pixel + tap][k - k % m + t] * dy[pixel][k]
+ *     dfilter[k][c][tap] = sum over images and output pixels of x[pixel + tap][c] * dy[pixel][k]
  *
- * Here too a tap and a turn are one product of vectors. A task is one block of channels of a share
- * of the images, whose x is copied band by band; shares are added in their order.
+ * for the c and k of one group, whose lanes differ by k ^ c < m. To a tap and such a difference, a
+ * turn, belongs one product of vectors, lane by lane, x times dy in another order. A task is one
+ * block of channels of a share of the images, whose x is copied band by band; shares are added in
+ * their order.
  */
 typedef struct nn_conv_depthwise {
     nn_conv2d_geom geom;
     nn_conv_sweep sweep; /* the forward one: its taps and its copy */
     int64_t images_per_share, n_shares;
     int64_t rows_per_step;  /* of dy, that stay in the first-level cache */
-    int64_t n_inputs;       /* taps by turns, rounded up */
-    int64_t sum_floats;     /* of a task: (n_inputs, 16) */
+    int64_t n_inputs;       /* taps, rounded up */
+    int64_t sum_floats;     /* of a task: (turns, n_inputs, 16) */
     int64_t total_floats;   /* of all tasks */
     int64_t scratch_floats; /* of a thread */
 } nn_conv_depthwise;

@@ -83,7 +83,7 @@ static void pack_chunk(void *arg, int64_t chunk_idx, int thread_idx)
     }
 }
 
-/* One block of channels that meet those of their group only. */
+/* One block of channels that meet those of their group only; lanes are those of src. */
 static void pack_turns(void *arg, int64_t slice, int thread_idx)
 {
     const packing *pack = arg;
@@ -95,15 +95,15 @@ static void pack_turns(void *arg, int64_t slice, int thread_idx)
     for (int i = 0; i < sweep->n_phases; i++) {
         const nn_conv_phase *phase = &sweep->phases[i];
         for (int64_t j = 0; j < m * phase->n_taps; j++, to += NN_CPU_BLOCK) {
-            const int64_t turn = j / phase->n_taps;
+            const int64_t differ = nn_conv_turn(j / phase->n_taps, m);
             const int64_t tap_idx = sweep->taps[phase->first_tap + j % phase->n_taps].idx;
             for (int64_t lane = 0; lane < NN_CPU_BLOCK; lane++) {
                 const int64_t channel = slice * NN_CPU_BLOCK + lane;
                 const float *group = pack->filter + channel / m * m * m * sweep->n_taps;
-                to[lane] =
-                    channel < sweep->all_dst_c
-                        ? group[channel % m * pack->dst_stride + turn * pack->src_stride + tap_idx]
-                        : 0.0f;
+                to[lane] = channel < sweep->all_dst_c
+                               ? group[(lane ^ differ) % m * pack->dst_stride +
+                                       lane % m * pack->src_stride + tap_idx]
+                               : 0.0f;
             }
         }
     }

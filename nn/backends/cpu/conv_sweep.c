@@ -104,7 +104,7 @@ static void find_pitches(nn_conv_sweep *sweep)
 /* Rows of a band: as many as the copy may have, and all bands alike. */
 static void cut_rows(nn_conv_sweep *sweep)
 {
-    const int64_t row_floats = sweep->row_floats * sweep->copy_blocks;
+    const int64_t row_floats = sweep->row_floats * sweep->src_blocks;
     const int64_t halo = sweep->high_h - sweep->low_h + 1 - sweep->src_step_h;
     int64_t n = (COPY_FLOATS / row_floats - halo) / sweep->src_step_h;
 
@@ -140,7 +140,6 @@ static void cut(nn_conv_sweep *sweep)
 {
     sweep->src_blocks = sweep->lanes == 1 ? sweep->src_c : nn_cpu_blocks(sweep->src_c);
     sweep->dst_blocks = nn_cpu_blocks(sweep->dst_c);
-    sweep->copy_blocks = sweep->turns > 0 ? sweep->turns : sweep->src_blocks;
     for (int i = 0; i < sweep->n_phases; i++) {
         sweep->rows = nn_cpu_most(sweep->rows, sweep->phases[i].h);
         sweep->cols = nn_cpu_most(sweep->cols, sweep->phases[i].w);
@@ -156,7 +155,7 @@ static void cut(nn_conv_sweep *sweep)
     }
     cut_images(sweep);
     if (!sweep->is_direct) {
-        sweep->copy_floats = sweep->images_per_chunk * sweep->copy_blocks * sweep->block_floats;
+        sweep->copy_floats = sweep->images_per_chunk * sweep->src_blocks * sweep->block_floats;
     }
 }
 
@@ -247,35 +246,13 @@ static void copy_pixels(const float *restrict from, int64_t n, int64_t step, int
     }
 }
 
-/* The lane of src that a lane of dst meets in a turn. */
-static int turned_lane(int lane, int64_t turns, int64_t turn)
-{
-    return (int)(lane - lane % turns + turn);
-}
-
-static void copy_turned(const float *restrict from, int64_t n, int64_t step, int64_t turns,
-                        int64_t turn, float *restrict to)
-{
-    for (int v = 0; v < NN_CPU_BLOCK; v += NN_VEC_LANES) {
-        const int source = turned_lane(v, turns, turn) / NN_VEC_LANES * NN_VEC_LANES;
-        nn_mask order = {0};
-        for (int i = 0; i < NN_VEC_LANES; i++) {
-            order[i] = turned_lane(v + i, turns, turn) % NN_VEC_LANES;
-        }
-        for (int64_t i = 0; i < n; i++) {
-            const nn_vec x = nn_vec_load(from + i * step * NN_CPU_BLOCK + source);
-            nn_vec_store(to + i * NN_CPU_BLOCK + v, CVY_VECTOR_SHUFFLE(x, order));
-        }
-    }
-}
-
 static void clear(float *to, int64_t n)
 {
     for (int64_t i = 0; i < n; i++) to[i] = 0.0f;
 }
 
-/* One row of src in a block of the copy, its columns sorted by their place modulo the step. */
-static void copy_row(const nn_conv_sweep *sweep, int64_t copy_block, const float *src, float *to)
+/* One row of src, its columns sorted by their place modulo the step. */
+static void copy_row(const nn_conv_sweep *sweep, const float *src, float *to)
 {
     const int64_t lanes = sweep->lanes, step = sweep->src_step_w;
     const int64_t n = sweep->column_floats / lanes;
@@ -289,13 +266,9 @@ static void copy_row(const nn_conv_sweep *sweep, int64_t copy_block, const float
         const int64_t end = room <= 0
                                 ? first
                                 : nn_cpu_most(first, nn_cpu_least(n, nn_cpu_div_up(room, step)));
-        const float *from = src + (low + first * step) * lanes;
         clear(column, first * lanes);
-        if (sweep->turns > 1) {
-            copy_turned(from, end - first, step, sweep->turns, copy_block, column + first * lanes);
-        } else {
-            copy_pixels(from, end - first, step, lanes, column + first * lanes);
-        }
+        copy_pixels(src + (low + first * step) * lanes, end - first, step, lanes,
+                    column + first * lanes);
         clear(column + end * lanes, (n - end) * lanes);
     }
 }
@@ -317,17 +290,15 @@ void nn_conv_sweep_copy(const nn_conv_sweep *sweep, const float *src, int64_t im
     const int64_t n = copied_rows(sweep, n_rows), low = row * sweep->src_step_h + sweep->low_h;
     const int64_t src_row = sweep->src_w * sweep->lanes;
 
-    for (int64_t block = 0; block < sweep->copy_blocks; block++) {
-        const int64_t src_block = sweep->turns > 0 ? 0 : block;
-        const float *from = src + image * src_image_floats(sweep) +
-                            src_block * sweep->src_h * src_row;
+    for (int64_t block = 0; block < sweep->src_blocks; block++) {
+        const float *from = src + image * src_image_floats(sweep) + block * sweep->src_h * src_row;
         float *to = copy + block * sweep->block_floats;
         for (int64_t i = 0; i < n; i++) {
             if ((sweep->used_rows >> i % sweep->src_step_h & 1u) == 0) continue;
             if (low + i < 0 || low + i >= sweep->src_h) {
                 clear(to + i * sweep->row_floats, sweep->row_floats);
             } else {
-                copy_row(sweep, block, from + (low + i) * src_row, to + i * sweep->row_floats);
+                copy_row(sweep, from + (low + i) * src_row, to + i * sweep->row_floats);
             }
         }
     }
@@ -421,9 +392,9 @@ static void run_phase(const sweep_pass *pass, const nn_conv_phase *phase, int64_
                       (first * sweep->dst_h + phase->first_h + row * sweep->dst_step_h) * dst_row +
                       phase->first_w * NN_CPU_BLOCK;
     const nn_conv_tile tile = {.x = x,
-                               .x_block_pitch = sweep->block_floats,
+                               .x_block_pitch = sweep->turns > 0 ? 0 : sweep->block_floats,
                                .x_row_pitch = sweep->src_step_h * sweep->row_floats,
-                               .n_blocks = sweep->copy_blocks,
+                               .n_blocks = sweep->turns > 0 ? sweep->turns : sweep->src_blocks,
                                .tap_offset = offsets,
                                .n_taps = phase->n_taps,
                                .filter = pass->packed +
@@ -441,7 +412,7 @@ static void run_phase(const sweep_pass *pass, const nn_conv_phase *phase, int64_
 static void sweep_copied(const sweep_pass *pass, nn_cpu_span images, nn_cpu_span rows, float *copy)
 {
     const nn_conv_sweep *sweep = pass->sweep;
-    const int64_t image_floats = sweep->copy_blocks * sweep->block_floats;
+    const int64_t image_floats = sweep->src_blocks * sweep->block_floats;
 
     for (int64_t i = 0; i < images.n; i++) {
         nn_conv_sweep_copy(sweep, pass->src, images.first + i, rows.first, rows.n,

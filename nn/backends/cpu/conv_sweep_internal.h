@@ -21,13 +21,8 @@
  *
  * A convolution with groups is several such sweeps, its slices, side by side in the channels of
  * both tensors. Groups of whole blocks are a slice each. Where groups are a part of a block, of m =
- * 1, 2, 4 or 8 channels on both sides, a slice is one block, and a sum has only m terms a tap:
- *
- *     dst[pixel][k] = sum over tap and turn t < m of
- *                     src[pixel + tap][k - k % m + t] * filter[tap][t][k]
- *
- * The copy holds the block once for each turn, its lanes in the order above, so that this is a
- * product of vectors, lane by lane. m = 1 is a depthwise convolution.
+ * 1, 2, 4 or 8 channels on both sides, a slice is one block, and m products of vectors, the turns
+ * of nn_conv_tile_run_lanes(), are all there is to a tap. m = 1 is a depthwise convolution.
  */
 enum { NN_SWEEP_MAX_TAPS = 256, NN_SWEEP_MAX_PHASES = 16, NN_SWEEP_MAX_STEP = 16 };
 
@@ -56,7 +51,6 @@ typedef struct nn_conv_sweep {
 
     int64_t images_per_chunk, rows_per_band, slices_per_chunk;
     int64_t n_image_chunks, n_bands, n_slice_chunks;
-    int64_t copy_blocks;                             /* of a slice: src_blocks, or turns */
     int64_t column_floats, row_floats, block_floats; /* of the copy: pitches */
     int64_t copy_floats;                             /* of a chunk */
     uint32_t used_rows,

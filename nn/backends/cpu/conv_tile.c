@@ -5,7 +5,7 @@
 enum { MOST_VECS = 2 * NN_VECS_PER_BLOCK, MOST_PIXELS = 16 };
 
 /* A tap's inputs: a block of channels; or one, in planes, where the next float is the next pixel;
- * or a block whose channels each meet their own output only. */
+ * or a block whose channels meet one output each. */
 typedef enum tile_input { IN_BLOCKS, IN_PLANES, IN_LANES } tile_input;
 
 /* What is known when the code is compiled. */
@@ -89,6 +89,28 @@ CVY_INLINE_ALWAYS void fetch_x(const nn_conv_tile *tile, const float *x0, tile_f
     }
 }
 
+/* Sums to the lanes where the next turn adds to them: nn_conv_turn() changes in this bit. */
+CVY_INLINE_ALWAYS void flip_lanes(nn_vec sum[MOST_PIXELS][MOST_VECS], int bit, tile_form form)
+{
+    CVY_UNROLL(16) for (int i = 0; i < form.n_rows * form.n_pixels; i++)
+    {
+        if (bit < NN_VEC_LANES) {
+            CVY_UNROLL(16) for (int v = 0; v < NN_VECS_PER_BLOCK; v++)
+            {
+                sum[i][v] = nn_vec_flip(sum[i][v], bit);
+            }
+        } else { /* twice a vector's lanes are the most that turns reach: neighbours change places
+                  */
+            CVY_UNROLL(16) for (int v = 0; v + 1 < NN_VECS_PER_BLOCK; v += 2)
+            {
+                const nn_vec value = sum[i][v];
+                sum[i][v] = sum[i][v + 1];
+                sum[i][v + 1] = value;
+            }
+        }
+    }
+}
+
 CVY_INLINE_ALWAYS void run_tile(const nn_conv_tile *tile, tile_form form)
 {
     const int n_vecs = form.n_out_blocks * NN_VECS_PER_BLOCK;
@@ -103,6 +125,7 @@ CVY_INLINE_ALWAYS void run_tile(const nn_conv_tile *tile, tile_form form)
     fetch_y(tile, form);
     for (int64_t block = 0; block < tile->n_blocks; block++) {
         const float *x = tile->x + block * tile->x_block_pitch;
+        if (form.input == IN_LANES && block > 0) flip_lanes(sum, (int)(block & -block), form);
         for (int64_t tap = 0; tap < tile->n_taps; tap++) {
             const float *x0 = x + tile->tap_offset[tap];
             const float *x1 = x0 + tile->x_row_pitch;

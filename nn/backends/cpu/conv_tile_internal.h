@@ -52,10 +52,20 @@ void nn_conv_tile_run(const nn_conv_tile *tile, int n_out_blocks, int n_rows, in
  *     y[pixel][k] (+)= epilogue of the sum over tap of x[tap_offset[tap] + pixel] * filter[tap][k].
  */
 void nn_conv_tile_run_planes(const nn_conv_tile *tile, int n_out_blocks, int n_pixels);
-/** The same for one block of outputs, each of which meets the input in its own lane only:
- *     y[pixel][k] (+)= epilogue of the sum over block, tap of
- *         x[block * x_block_pitch + tap_offset[tap] + pixel * 16 + k] * filter[block][tap][k].
+/** One block of outputs, each of which meets only some channels of one block of inputs, which
+ * n_blocks counts here, 1, 2, 4 or 8: y[pixel][k ^ s] (+)= epilogue of the sum over turn, tap of
+ *         x[tap_offset[tap] + pixel * 16 + k] * filter[turn][tap][k],  s = nn_conv_turn(turn,
+ * n_blocks) so that all products are of vectors, lane by lane, and sums change lanes once a turn.
  */
 void nn_conv_tile_run_lanes(const nn_conv_tile *tile, int n_rows, int n_pixels);
+
+/** What the lanes of inputs and outputs differ by in a turn: from one to the next in one bit, and
+ * in the last one in none. */
+static inline int nn_conv_turn(int64_t turn, int64_t n_turns)
+{
+    const int64_t last = n_turns - 1;
+
+    return (int)((turn ^ turn >> 1) ^ (last ^ last >> 1));
+}
 
 #endif

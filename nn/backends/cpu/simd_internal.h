@@ -4,6 +4,7 @@
 #include "base/compiler.h"
 
 #include <stdint.h>
+#include <string.h>
 
 /**
  * Vectors of floats, as wide as the processor's registers, in GCC's vector extension: a + b * c of
@@ -44,6 +45,16 @@ static inline void nn_vec_store(float *y, nn_vec v)
 static inline nn_vec nn_vec_all(float value)
 {
     return value - (nn_vec){0.0f};
+}
+
+/** Lane i of the result is lane i ^ bit; bit < NN_VEC_LANES. */
+static inline nn_vec nn_vec_flip(nn_vec value, int bit)
+{
+    static const int32_t lanes[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    nn_mask order;
+
+    memcpy(&order, lanes, sizeof order);
+    return CVY_VECTOR_SHUFFLE(value, order ^ bit);
 }
 
 /** value where mask is all ones, else 0. */
