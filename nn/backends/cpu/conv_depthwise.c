@@ -5,9 +5,9 @@
 #include <string.h>
 
 enum {
-    N_TASKS = 32,      /* enough for the threads of any machine that one net is run on */
-    STEP_PIXELS = 192, /* dy of a step, and x under one turn, are some 12 KiB each */
-    INPUTS = 9         /* summed at once: a 3x3 filter, and sums enough to hide their latency */
+    N_TASKS = 32,       /* enough for the threads of any machine that one net is run on */
+    STEP_FLOATS = 8192, /* x and dy of a step, 32 KiB, stay in the first-level cache */
+    INPUTS = 9          /* summed at once: a 3x3 filter, and sums enough to hide their latency */
 };
 
 void nn_conv_depthwise_plan(const nn_conv2d_geom *geom, nn_conv_depthwise *out)
@@ -20,7 +20,8 @@ void nn_conv_depthwise_plan(const nn_conv2d_geom *geom, nn_conv_depthwise *out)
 
     out->images_per_share = nn_cpu_div_up(geom->n, n_shares);
     out->n_shares = nn_cpu_div_up(geom->n, out->images_per_share);
-    out->rows_per_step = nn_cpu_most(1, STEP_PIXELS / geom->q);
+    out->rows_per_step = nn_cpu_most(
+        1, STEP_FLOATS / (geom->q * NN_CPU_BLOCK + sweep->src_step_h * sweep->row_floats));
     out->n_inputs = nn_cpu_div_up(sweep->n_taps, INPUTS) * INPUTS;
     out->sum_floats = sweep->turns * out->n_inputs * NN_CPU_BLOCK;
     /* Shares may be fewer with more images, but the room for them is not. */

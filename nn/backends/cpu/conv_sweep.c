@@ -6,6 +6,7 @@
 
 enum {
     COPY_FLOATS = 65536,           /* a chunk's copy stays in a core's second-level cache */
+    LANE_PHASE_ROWS = 2,           /* of each phase, one after the other */
     CHUNK_PRODUCTS = 4000000,      /* multiply-adds that are worth handing to a thread */
     CHUNK_LANE_PRODUCTS = 1000000, /* the same where memory is slower than they are */
     PART_FLOATS = 98304,           /* of filters that all tiles meet while they are in the cache */
@@ -332,45 +333,44 @@ static void move_y(const nn_conv_tile *from, int64_t n, nn_conv_tile *tile)
     if (from->epilogue.residual != NULL) tile->epilogue.residual = from->epilogue.residual + n;
 }
 
-/* One tile, row and col past the first. */
-static void run_tile(const nn_conv_sweep *sweep, const nn_conv_tile *first, int n_blocks,
-                     int64_t row, int64_t col, int n_rows, int n_cols)
+/* One tile, wherever its rows and columns are. */
+static void run_tile(const nn_conv_sweep *sweep, nn_conv_tile *tile, int n_blocks, int n_rows,
+                     int n_cols)
 {
-    nn_conv_tile tile = *first;
-
-    tile.x += row * tile.x_row_pitch + col * sweep->lanes;
-    move_y(first, row * tile.y_row_pitch + col * tile.y_pixel_pitch, &tile);
     if (sweep->turns > 0) {
-        nn_conv_tile_run_lanes(&tile, n_rows, n_cols);
+        nn_conv_tile_run_lanes(tile, n_rows, n_cols);
     } else if (sweep->lanes == NN_CPU_BLOCK) {
-        nn_conv_tile_run(&tile, n_blocks, n_rows, n_cols);
+        nn_conv_tile_run(tile, n_blocks, n_rows, n_cols);
     } else {
         if (n_rows == 2) {
-            nn_conv_tile_run_planes(&tile, n_blocks, n_cols);
-            tile.x += tile.x_row_pitch;
-            move_y(&tile, tile.y_row_pitch, &tile);
+            const nn_conv_tile first = *tile;
+            nn_conv_tile_run_planes(tile, n_blocks, n_cols);
+            tile->x += tile->x_row_pitch;
+            move_y(&first, tile->y_row_pitch, tile);
         }
-        nn_conv_tile_run_planes(&tile, n_blocks, n_cols);
+        nn_conv_tile_run_planes(tile, n_blocks, n_cols);
     }
 }
 
-/* Rows of a phase for one group of dst channels: tiles of two rows where these are short. Lanes go
- * down a column of tiles, so that the rows that two of them read are still near. */
-static void run_rows(const nn_conv_sweep *sweep, const nn_conv_tile *first, int n_blocks,
-                     int64_t n_rows, int64_t n_cols)
+/* Rows of a phase for one group of dst channels: tiles of two rows where these are short. */
+static void run_rows(const nn_conv_sweep *sweep, nn_conv_tile tile, int n_blocks, int64_t n_rows,
+                     int64_t n_cols)
 {
     const int most = nn_conv_tile_max_pixels(n_blocks);
-    const int64_t rows = 2 * n_cols <= most ? 2 : 1, n_steps = nn_cpu_div_up(n_rows, rows);
     const int64_t n_tiles = nn_cpu_div_up(n_cols, most);
-    const int is_down = sweep->turns > 0;
+    const nn_conv_tile first = tile;
+    int rows = 1;
 
-    for (int64_t i = 0; i < n_steps * n_tiles; i++) {
-        const int64_t row = rows * (is_down ? i % n_steps : i / n_tiles);
-        const int64_t tile_idx = is_down ? i / n_steps : i % n_tiles;
-        const int64_t col = tile_idx * n_cols / n_tiles;
-        const int64_t end = (tile_idx + 1) * n_cols / n_tiles;
-        run_tile(sweep, first, n_blocks, row, col, (int)nn_cpu_least(rows, n_rows - row),
-                 (int)(end - col));
+    for (int64_t row = 0; row < n_rows; row += rows) {
+        int64_t col = 0;
+        rows = 2 * n_cols <= most && row + 2 <= n_rows ? 2 : 1;
+        for (int64_t i = 0; i < n_tiles; i++) {
+            const int64_t n = (n_cols - col) / (n_tiles - i);
+            tile.x = first.x + row * tile.x_row_pitch + col * sweep->lanes;
+            move_y(&first, row * tile.y_row_pitch + col * tile.y_pixel_pitch, &tile);
+            run_tile(sweep, &tile, n_blocks, rows, (int)n);
+            col += n;
+        }
     }
 }
 
@@ -406,7 +406,26 @@ static void run_phase(const sweep_pass *pass, const nn_conv_phase *phase, int64_
                                .y_row_pitch = sweep->dst_step_h * dst_row,
                                .y_pixel_pitch = sweep->dst_step_w * NN_CPU_BLOCK,
                                .accumulate = pass->accumulate};
-    run_rows(sweep, &tile, n_blocks, n_rows, phase->w);
+    run_rows(sweep, tile, n_blocks, n_rows, phase->w);
+}
+
+/* All phases of some rows of one image, copy being where they start; in lanes, few rows at a time,
+ * so that what one phase leaves out of a row of dst is written while the row is near. */
+static void run_phases(const sweep_pass *pass, int64_t group, int64_t image, nn_cpu_span rows,
+                       const float *copy)
+{
+    const nn_conv_sweep *sweep = pass->sweep;
+    const int64_t row_floats = sweep->src_step_h * sweep->row_floats;
+    const int64_t step = sweep->turns > 0 && sweep->n_phases > 1 ? LANE_PHASE_ROWS : rows.n;
+
+    for (int64_t first = 0; first < rows.n; first += step) {
+        for (int i = 0; i < sweep->n_phases; i++) {
+            const nn_conv_phase *phase = &sweep->phases[i];
+            const int64_t row = rows.first + first;
+            const int64_t n = nn_cpu_least(nn_cpu_least(step, rows.n - first), phase->h - row);
+            run_phase(pass, phase, group, image, row, n, copy + first * row_floats);
+        }
+    }
 }
 
 static void sweep_copied(const sweep_pass *pass, nn_cpu_span images, nn_cpu_span rows, float *copy)
@@ -420,12 +439,7 @@ static void sweep_copied(const sweep_pass *pass, nn_cpu_span images, nn_cpu_span
     }
     for (int64_t group = 0; group < nn_conv_n_groups(sweep->dst_blocks); group++) {
         for (int64_t i = 0; i < images.n; i++) {
-            for (int j = 0; j < sweep->n_phases; j++) {
-                const nn_conv_phase *phase = &sweep->phases[j];
-                const int64_t n_rows = nn_cpu_least(rows.n, phase->h - rows.first);
-                run_phase(pass, phase, group, images.first + i, rows.first, n_rows,
-                          copy + i * image_floats);
-            }
+            run_phases(pass, group, images.first + i, rows, copy + i * image_floats);
         }
     }
 }
@@ -511,11 +525,11 @@ static void sweep_chunk(void *arg, int64_t chunk_idx, int thread_idx)
     const sweep_pass *pass = arg;
     const nn_conv_sweep *sweep = pass->sweep;
     const nn_cpu_span slices = nn_cpu_part(sweep->n_slices, sweep->slices_per_chunk,
-                                           chunk_idx % sweep->n_slice_chunks);
-    const int64_t place = chunk_idx / sweep->n_slice_chunks;
+                                           chunk_idx / sweep->n_bands % sweep->n_slice_chunks);
     const nn_cpu_span images = nn_cpu_part(sweep->n, sweep->images_per_chunk,
-                                           place / sweep->n_bands);
-    const nn_cpu_span rows = nn_cpu_part(sweep->rows, sweep->rows_per_band, place % sweep->n_bands);
+                                           chunk_idx / sweep->n_bands / sweep->n_slice_chunks);
+    const nn_cpu_span rows = nn_cpu_part(sweep->rows, sweep->rows_per_band,
+                                         chunk_idx % sweep->n_bands);
 
     for (int64_t i = 0; i < slices.n; i++) {
         const sweep_pass slice = slice_at(pass, slices.first + i);
