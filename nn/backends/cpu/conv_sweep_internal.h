@@ -39,9 +39,9 @@ typedef struct nn_conv_phase {
 
 typedef struct nn_conv_sweep {
     int64_t n;
-    int64_t n_slices; /* src_c, dst_c and their blocks are those of one */
-    int64_t turns;    /* m, or 0 where slices are whole blocks */
-    int64_t all_dst_c;
+    int64_t n_slices;  /* src_c, dst_c and their blocks are those of one */
+    int64_t turns;     /* m, or 0 where slices are whole blocks */
+    int64_t all_dst_c; /* of all slices */
     int64_t lanes, src_c, src_blocks, src_h, src_w, src_step_h, src_step_w;
     int64_t dst_c, dst_blocks, dst_h, dst_w, dst_step_h, dst_step_w;
     int64_t low_h, high_h, low_w, high_w; /* places of the outermost taps */

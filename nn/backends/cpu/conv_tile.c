@@ -99,8 +99,7 @@ CVY_INLINE_ALWAYS void flip_lanes(nn_vec sum[MOST_PIXELS][MOST_VECS], int bit, t
             {
                 sum[i][v] = nn_vec_flip(sum[i][v], bit);
             }
-        } else { /* twice a vector's lanes are the most that turns reach: neighbours change places
-                  */
+        } else { /* the lanes of one vector: neighbours change places */
             CVY_UNROLL(16) for (int v = 0; v + 1 < NN_VECS_PER_BLOCK; v += 2)
             {
                 const nn_vec value = sum[i][v];
