@@ -27,6 +27,13 @@
 #define CVY_VECTOR_LOOSE(size_bytes)
 #endif
 
+/** The elements of a vector in another order; order: integers, which elements. */
+#if defined(__GNUC__)
+#define CVY_VECTOR_SHUFFLE(vector, order) __builtin_shuffle(vector, order)
+#else
+#define CVY_VECTOR_SHUFFLE(vector, order) (vector)
+#endif
+
 /** A function whose body the caller gets whatever its size, so that constant arguments unroll its
  *  loops; and a loop of constant count that is laid out flat. */
 #if defined(__GNUC__)

@@ -1,38 +1,175 @@
 #include "nn/backends/cpu/conv2d_internal.h"
+#include "nn/backends/cpu/conv_depthwise_internal.h"
 #include "nn/backends/cpu/conv_gradient_internal.h"
+#include "nn/backends/cpu/conv_planes_internal.h"
 #include "nn/backends/cpu/conv_sweep_internal.h"
 #include "nn/backends/cpu/layout_internal.h"
 #include "nn/backends/cpu/winograd_internal.h"
 
 #include <math.h>
 
-/* Which kernel a convolution gets, from its geometry without the number of images: Winograd's, or
- * sweeps over blocks of channels, or else the matrix products of conv2d_columns.c on dense copies.
- */
+/* The convolution's slots. Each pass has a table of kernels and takes the first that fits the
+ * geometry, whatever the number of images: an image's result must not depend on it. */
 
-/* --- Workspace -------------------------------------------------------------------------------- */
+typedef int (*fits_function)(const nn_conv2d_geom *geom);
+typedef int64_t (*floats_function)(nn_backend *backend, const nn_conv2d_geom *geom);
 
-static int64_t dense_floats(int64_t n, int64_t c, int64_t spatial)
+static int64_t taps_of(const nn_conv2d_geom *geom)
 {
-    return nn_cpu_is_blocked(c) ? nn_cpu_div_up(n * c * spatial, NN_CPU_BLOCK) * NN_CPU_BLOCK : 0;
+    return geom->r * geom->s;
 }
 
-/* A bias, a mean, a scale and a shift of every stored channel of y. */
-static int64_t epilogue_floats(const nn_conv2d_geom *geom)
+/* Floats of KCRS from one output channel to the next. */
+static int64_t k_stride(const nn_conv2d_geom *geom)
 {
-    return 4 * nn_cpu_blocks(geom->k) * NN_CPU_BLOCK;
+    return geom->c / geom->groups * taps_of(geom);
 }
 
-static int64_t forward_floats(const nn_backend *backend, const nn_conv2d_geom *geom)
+/* --- Forward ---------------------------------------------------------------------------------- */
+
+static int64_t winograd_floats(nn_backend *backend, const nn_conv2d_geom *geom)
+{
+    nn_winograd wino;
+
+    nn_winograd_forward(geom, &wino);
+    return nn_winograd_workspace_floats(&wino, backend->n_threads);
+}
+
+static cvy_status winograd_run(nn_backend *backend, const nn_conv2d_geom *geom, const float *x,
+                               const float *filter, const nn_conv_epilogue *epilogue, float *y,
+                               float *workspace)
+{
+    const nn_wino_filters filters = {
+        .at = filter, .dst_stride = k_stride(geom), .src_stride = taps_of(geom)};
+    nn_winograd wino;
+
+    nn_winograd_forward(geom, &wino);
+    nn_winograd_run(backend, &wino, x, &filters, epilogue, y, 0, workspace);
+    return CVY_OK;
+}
+
+static int64_t planes_floats(nn_backend *backend, const nn_conv2d_geom *geom)
+{
+    nn_conv_planes planes;
+
+    nn_conv_planes_forward(geom, &planes);
+    return nn_conv_planes_workspace_floats(&planes, backend->n_threads);
+}
+
+static cvy_status planes_run(nn_backend *backend, const nn_conv2d_geom *geom, const float *x,
+                             const float *filter, const nn_conv_epilogue *epilogue, float *y,
+                             float *workspace)
+{
+    const nn_planes_filter filters = {
+        .at = filter, .dst_stride = k_stride(geom), .src_stride = taps_of(geom)};
+    nn_conv_planes planes;
+
+    nn_conv_planes_forward(geom, &planes);
+    nn_conv_planes_run(backend, &planes, x, filters, epilogue->bias, y, 0, workspace);
+    return CVY_OK;
+}
+
+static int64_t spread_floats(nn_backend *backend, const nn_conv2d_geom *geom)
+{
+    return nn_conv_planes_spread_floats(geom, backend->n_threads);
+}
+
+static cvy_status spread_run(nn_backend *backend, const nn_conv2d_geom *geom, const float *x,
+                             const float *filter, const nn_conv_epilogue *epilogue, float *y,
+                             float *workspace)
+{
+    nn_conv_planes_spread_run(backend, geom, x, filter, epilogue->bias, y, workspace);
+    return CVY_OK;
+}
+
+static int64_t sweep_floats(nn_backend *backend, const nn_conv2d_geom *geom)
 {
     nn_conv_sweep sweep;
 
     nn_conv_sweep_forward(geom, &sweep);
-    return epilogue_floats(geom) + nn_conv_sweep_filter_floats(&sweep) +
-           backend->n_threads * sweep.copy_floats;
+    return nn_conv_sweep_filter_floats(&sweep) + backend->n_threads * sweep.copy_floats;
 }
 
-static int64_t data_floats(const nn_backend *backend, const nn_conv2d_geom *geom)
+static cvy_status sweep_run(nn_backend *backend, const nn_conv2d_geom *geom, const float *x,
+                            const float *filter, const nn_conv_epilogue *epilogue, float *y,
+                            float *workspace)
+{
+    nn_conv_sweep sweep;
+
+    nn_conv_sweep_forward(geom, &sweep);
+    nn_conv_sweep_pack_filter(backend, &sweep, filter, k_stride(geom), taps_of(geom), workspace);
+    nn_conv_sweep_run(backend, &sweep, x, workspace, epilogue, y, 0,
+                      workspace + nn_conv_sweep_filter_floats(&sweep));
+    return CVY_OK;
+}
+
+typedef struct forward_kernel {
+    fits_function fits;
+    floats_function floats;
+    cvy_status (*run)(nn_backend *backend, const nn_conv2d_geom *geom, const float *x,
+                      const float *filter, const nn_conv_epilogue *epilogue, float *y,
+                      float *workspace);
+    int has_tail; /* runs all of an epilogue, else only the bias */
+} forward_kernel;
+
+static const forward_kernel forward_kernels[] = {
+    {nn_winograd_fits, winograd_floats, winograd_run, 1},
+    {nn_conv_planes_fits_forward, planes_floats, planes_run, 0},
+    {nn_conv_planes_spread_fits, spread_floats, spread_run, 0},
+    {nn_conv_sweep_fits, sweep_floats, sweep_run, 1},
+    {nn_conv_dense_fits, nn_conv_dense_floats, nn_conv_dense_forward, 0},
+};
+
+/* --- The gradient of the input ---------------------------------------------------------------- */
+
+static int64_t winograd_data_floats(nn_backend *backend, const nn_conv2d_geom *geom)
+{
+    nn_winograd wino;
+
+    nn_winograd_backward(geom, &wino);
+    return nn_winograd_workspace_floats(&wino, backend->n_threads);
+}
+
+static cvy_status winograd_data_run(nn_backend *backend, const nn_conv2d_geom *geom,
+                                    const float *dy, const float *filter, float *dx, int accumulate,
+                                    float *workspace)
+{
+    const nn_wino_filters filters = {
+        .at = filter, .dst_stride = taps_of(geom), .src_stride = k_stride(geom), .is_turned = 1};
+    nn_winograd wino;
+
+    nn_winograd_backward(geom, &wino);
+    nn_winograd_run(backend, &wino, dy, &filters, &(nn_conv_epilogue){0}, dx, accumulate,
+                    workspace);
+    return CVY_OK;
+}
+
+static int64_t planes_data_floats(nn_backend *backend, const nn_conv2d_geom *geom)
+{
+    nn_conv_planes planes;
+
+    nn_conv_planes_backward(geom, &planes);
+    return nn_conv_planes_workspace_floats(&planes, backend->n_threads);
+}
+
+static cvy_status planes_data_run(nn_backend *backend, const nn_conv2d_geom *geom, const float *dy,
+                                  const float *filter, float *dx, int accumulate, float *workspace)
+{
+    const nn_planes_filter filters = {
+        .at = filter, .dst_stride = taps_of(geom), .src_stride = k_stride(geom), .is_turned = 1};
+    nn_conv_planes planes;
+
+    nn_conv_planes_backward(geom, &planes);
+    nn_conv_planes_run(backend, &planes, dy, filters, NULL, dx, accumulate, workspace);
+    return CVY_OK;
+}
+
+static int sweep_data_fits(const nn_conv2d_geom *geom)
+{
+    return nn_conv_sweep_fits(geom) && nn_cpu_is_blocked(geom->c);
+}
+
+static int64_t sweep_data_floats(nn_backend *backend, const nn_conv2d_geom *geom)
 {
     nn_conv_sweep sweep;
 
@@ -40,7 +177,109 @@ static int64_t data_floats(const nn_backend *backend, const nn_conv2d_geom *geom
     return nn_conv_sweep_filter_floats(&sweep) + backend->n_threads * sweep.copy_floats;
 }
 
-static int64_t filter_floats(const nn_backend *backend, const nn_conv2d_geom *geom)
+static cvy_status sweep_data_run(nn_backend *backend, const nn_conv2d_geom *geom, const float *dy,
+                                 const float *filter, float *dx, int accumulate, float *workspace)
+{
+    nn_conv_sweep sweep;
+
+    nn_conv_sweep_backward(geom, &sweep);
+    nn_conv_sweep_pack_filter(backend, &sweep, filter, taps_of(geom), k_stride(geom), workspace);
+    nn_conv_sweep_run(backend, &sweep, dy, workspace, NULL, dx, accumulate,
+                      workspace + nn_conv_sweep_filter_floats(&sweep));
+    return CVY_OK;
+}
+
+typedef struct data_kernel {
+    fits_function fits;
+    floats_function floats;
+    cvy_status (*run)(nn_backend *backend, const nn_conv2d_geom *geom, const float *dy,
+                      const float *filter, float *dx, int accumulate, float *workspace);
+} data_kernel;
+
+static const data_kernel data_kernels[] = {
+    {nn_winograd_fits, winograd_data_floats, winograd_data_run},
+    {nn_conv_planes_fits_backward, planes_data_floats, planes_data_run},
+    {sweep_data_fits, sweep_data_floats, sweep_data_run},
+    {nn_conv_dense_fits, nn_conv_dense_floats, nn_conv_dense_backward_data},
+};
+
+/* --- The gradient of the filter --------------------------------------------------------------- */
+
+static int64_t planes_filter_floats(nn_backend *backend, const nn_conv2d_geom *geom)
+{
+    return nn_conv_planes_gradient_floats(geom, backend->n_threads);
+}
+
+static cvy_status planes_filter_run(nn_backend *backend, const nn_conv2d_geom *geom, const float *x,
+                                    const float *dy, float *dfilter, float *dbias, float *workspace)
+{
+    nn_conv_planes_gradient_run(backend, geom, x, dy, dfilter, dbias, workspace);
+    return CVY_OK;
+}
+
+static int64_t outer_floats(nn_backend *backend, const nn_conv2d_geom *geom)
+{
+    return nn_conv_planes_outer_floats(geom, backend->n_threads);
+}
+
+static cvy_status outer_run(nn_backend *backend, const nn_conv2d_geom *geom, const float *x,
+                            const float *dy, float *dfilter, float *dbias, float *workspace)
+{
+    nn_conv_planes_outer_run(backend, geom, x, dy, dfilter, dbias, workspace);
+    return CVY_OK;
+}
+
+static int64_t winograd_filter_floats(nn_backend *backend, const nn_conv2d_geom *geom)
+{
+    nn_winograd_gradient plan;
+
+    nn_winograd_gradient_plan(geom, &plan);
+    return plan.total_floats + backend->n_threads * plan.scratch_floats;
+}
+
+static cvy_status winograd_filter_run(nn_backend *backend, const nn_conv2d_geom *geom,
+                                      const float *x, const float *dy, float *dfilter, float *dbias,
+                                      float *workspace)
+{
+    nn_winograd_gradient plan;
+
+    (void)dbias;
+    nn_winograd_gradient_plan(geom, &plan);
+    nn_winograd_gradient_run(backend, &plan, x, dy, dfilter, workspace,
+                             workspace + plan.total_floats);
+    return CVY_OK;
+}
+
+/* Groups that are parts of a block. */
+static int depthwise_fits(const nn_conv2d_geom *geom)
+{
+    nn_conv_sweep sweep;
+
+    if (!nn_conv_sweep_fits(geom)) return 0;
+    nn_conv_sweep_forward(geom, &sweep);
+    return sweep.turns > 0;
+}
+
+static int64_t depthwise_floats(nn_backend *backend, const nn_conv2d_geom *geom)
+{
+    nn_conv_depthwise plan;
+
+    nn_conv_depthwise_plan(geom, &plan);
+    return plan.total_floats + backend->n_threads * plan.scratch_floats;
+}
+
+static cvy_status depthwise_run(nn_backend *backend, const nn_conv2d_geom *geom, const float *x,
+                                const float *dy, float *dfilter, float *dbias, float *workspace)
+{
+    nn_conv_depthwise plan;
+
+    (void)dbias;
+    nn_conv_depthwise_plan(geom, &plan);
+    nn_conv_depthwise_run(backend, &plan, x, dy, dfilter, workspace, workspace + plan.total_floats);
+    return CVY_OK;
+}
+
+static int64_t gradient_floats(nn_backend *backend, const nn_conv2d_geom *geom)
 {
     nn_conv_gradient plan;
 
@@ -48,138 +287,66 @@ static int64_t filter_floats(const nn_backend *backend, const nn_conv2d_geom *ge
     return plan.total_floats + backend->n_threads * plan.scratch_floats;
 }
 
-static int64_t winograd_floats(const nn_backend *backend, const nn_conv2d_geom *geom)
+static cvy_status gradient_run(nn_backend *backend, const nn_conv2d_geom *geom, const float *x,
+                               const float *dy, float *dfilter, float *dbias, float *workspace)
 {
-    nn_winograd there, back;
-    nn_winograd_gradient plan;
+    nn_conv_gradient plan;
 
-    nn_winograd_forward(geom, &there);
-    nn_winograd_backward(geom, &back);
-    nn_winograd_gradient_plan(geom, &plan);
-    const int64_t forward = epilogue_floats(geom) +
-                            nn_winograd_workspace_floats(&there, backend->n_threads);
-    const int64_t data = nn_winograd_workspace_floats(&back, backend->n_threads);
-
-    return nn_cpu_most(nn_cpu_most(forward, data),
-                       plan.total_floats + backend->n_threads * plan.scratch_floats);
-}
-
-/* Dense x and y, and what the columns need. */
-static int64_t columns_floats(nn_backend *backend, const nn_conv2d_geom *geom)
-{
-    return dense_floats(geom->n, geom->c, geom->h * geom->w) +
-           dense_floats(geom->n, geom->k, geom->p * geom->q) +
-           nn_cpu_div_up((int64_t)nn_cpu_columns_workspace_bytes(backend, geom), sizeof(float));
-}
-
-static int has_epilogue(const nn_conv2d_geom *geom)
-{
-    return nn_winograd_fits(geom) || nn_conv_sweep_fits(geom);
-}
-
-/* What a tail is run on where the kernel has no epilogue: y itself may be the residual. */
-static int64_t before_tail_floats(const nn_conv2d_geom *geom)
-{
-    return has_epilogue(geom)
-               ? 0
-               : nn_cpu_div_up(geom->n * nn_cpu_stored_channels(geom->k) * geom->p * geom->q,
-                               NN_CPU_BLOCK) *
-                     NN_CPU_BLOCK;
-}
-
-static int data_fits(const nn_conv2d_geom *geom)
-{
-    return nn_conv_sweep_fits(geom) && nn_cpu_is_blocked(geom->c);
-}
-
-size_t nn_cpu_conv2d_workspace_bytes(nn_backend *backend, const nn_conv2d_geom *geom)
-{
-    int64_t n = 0;
-
-    if (nn_winograd_fits(geom)) return (size_t)winograd_floats(backend, geom) * sizeof(float);
-    if (nn_conv_sweep_fits(geom)) {
-        n = nn_cpu_most(forward_floats(backend, geom), filter_floats(backend, geom));
-    }
-    n = nn_cpu_most(n,
-                    data_fits(geom) ? data_floats(backend, geom) : columns_floats(backend, geom));
-    return (size_t)(before_tail_floats(geom) + n) * sizeof(float);
-}
-
-/* --- Dense copies ----------------------------------------------------------------------------- */
-
-/* Where a dense x and y stand in the workspace; blocked ones need it. */
-typedef struct dense_copies {
-    float *x, *y;
-    void *rest;
-} dense_copies;
-
-static dense_copies copies_in(const nn_conv2d_geom *geom, void *workspace)
-{
-    float *const x = workspace;
-    float *const y = x + dense_floats(geom->n, geom->c, geom->h * geom->w);
-
-    return (dense_copies){x, y, y + dense_floats(geom->n, geom->k, geom->p * geom->q)};
-}
-
-/* The tensor itself if it is dense, else a copy. */
-static const float *as_dense(nn_backend *backend, int64_t n, int64_t c, int64_t spatial,
-                             const float *x, float *copy)
-{
-    if (!nn_cpu_is_blocked(c)) return x;
-    nn_cpu_unpack_blocks(backend, n, c, spatial, x, copy);
-    return copy;
-}
-
-static cvy_status columns_forward(nn_backend *backend, const nn_conv2d_geom *geom, const float *x,
-                                  const float *filter, const float *bias, float *y, void *workspace)
-{
-    const dense_copies copies = copies_in(geom, workspace);
-    const int is_blocked = nn_cpu_is_blocked(geom->k);
-    const float *from = as_dense(backend, geom->n, geom->c, geom->h * geom->w, x, copies.x);
-
-    CVY_RETURN_IF_ERR(nn_cpu_columns_forward(backend, geom, from, filter, bias,
-                                             is_blocked ? copies.y : y, copies.rest));
-    if (is_blocked) {
-        nn_cpu_pack_blocks(backend, geom->n, geom->k, geom->p * geom->q, copies.y, y, 0);
-    }
+    (void)dbias;
+    nn_conv_gradient_plan(geom, &plan);
+    nn_conv_gradient_run(backend, &plan, x, dy, dfilter, workspace, workspace + plan.total_floats);
     return CVY_OK;
 }
 
-static cvy_status columns_backward_data(nn_backend *backend, const nn_conv2d_geom *geom,
-                                        const float *dy, const float *filter, float *dx,
-                                        int accumulate, void *workspace)
-{
-    const dense_copies copies = copies_in(geom, workspace);
-    const float *from = as_dense(backend, geom->n, geom->k, geom->p * geom->q, dy, copies.y);
+typedef struct filter_kernel {
+    fits_function fits;
+    floats_function floats;
+    cvy_status (*run)(nn_backend *backend, const nn_conv2d_geom *geom, const float *x,
+                      const float *dy, float *dfilter, float *dbias, float *workspace);
+    int has_bias; /* computes dbias, if wanted, as well */
+} filter_kernel;
 
-    if (!nn_cpu_is_blocked(geom->c)) {
-        return nn_cpu_columns_backward_data(backend, geom, from, filter, dx, accumulate,
-                                            copies.rest);
-    }
-    CVY_RETURN_IF_ERR(
-        nn_cpu_columns_backward_data(backend, geom, from, filter, copies.x, 0, copies.rest));
-    nn_cpu_pack_blocks(backend, geom->n, geom->c, geom->h * geom->w, copies.x, dx, accumulate);
-    return CVY_OK;
+static const filter_kernel filter_kernels[] = {
+    {nn_conv_planes_fits_forward, planes_filter_floats, planes_filter_run, 1},
+    {nn_conv_planes_outer_fits, outer_floats, outer_run, 1},
+    {nn_winograd_fits, winograd_filter_floats, winograd_filter_run, 0},
+    {depthwise_fits, depthwise_floats, depthwise_run, 0},
+    {nn_conv_sweep_fits, gradient_floats, gradient_run, 0},
+    {nn_conv_dense_fits, nn_conv_dense_floats, nn_conv_dense_backward_filter, 1},
+};
+
+/* --- Choosing --------------------------------------------------------------------------------- */
+
+static const forward_kernel *choose_forward(const nn_conv2d_geom *geom)
+{
+    const forward_kernel *kernel = forward_kernels;
+
+    while (!kernel->fits(geom)) kernel++; /* the last fits all */
+    return kernel;
 }
 
-static cvy_status columns_backward_filter(nn_backend *backend, const nn_conv2d_geom *geom,
-                                          const float *x, const float *dy, float *dfilter,
-                                          float *dbias, void *workspace)
+static const data_kernel *choose_data(const nn_conv2d_geom *geom)
 {
-    const dense_copies copies = copies_in(geom, workspace);
+    const data_kernel *kernel = data_kernels;
 
-    return nn_cpu_columns_backward_filter(
-        backend, geom, as_dense(backend, geom->n, geom->c, geom->h * geom->w, x, copies.x),
-        as_dense(backend, geom->n, geom->k, geom->p * geom->q, dy, copies.y), dfilter, dbias,
-        copies.rest);
+    while (!kernel->fits(geom)) kernel++;
+    return kernel;
 }
 
-/* --- The slots -------------------------------------------------------------------------------- */
-
-/* Where the rest of the workspace starts, behind an epilogue's constants. */
-static float *behind_epilogue(const nn_conv2d_geom *geom, void *workspace)
+static const filter_kernel *choose_filter(const nn_conv2d_geom *geom)
 {
-    return (float *)workspace + epilogue_floats(geom);
+    const filter_kernel *kernel = filter_kernels;
+
+    while (!kernel->fits(geom)) kernel++;
+    return kernel;
+}
+
+/* --- Epilogues -------------------------------------------------------------------------------- */
+
+/* A bias, a mean, a scale and a shift of every stored channel of y. */
+static int64_t epilogue_floats(const nn_conv2d_geom *geom)
+{
+    return 4 * nn_cpu_blocks(geom->k) * NN_CPU_BLOCK;
 }
 
 /* The epilogue of a bias and a tail, either may be NULL; constants (epilogue_floats()) take its
@@ -208,62 +375,12 @@ static nn_conv_epilogue make_epilogue(const nn_conv2d_geom *geom, const float *b
                               .is_relu = tail != NULL && tail->is_relu};
 }
 
-static void winograd_forward(nn_backend *backend, const nn_conv2d_geom *geom, const float *x,
-                             const float *filter, const nn_conv_epilogue *epilogue, float *y,
-                             float *workspace)
+/* What a tail is run on where the kernel does not: y itself may be the residual. */
+static int64_t before_tail_floats(const nn_conv2d_geom *geom)
 {
-    nn_winograd wino;
+    const int64_t n = geom->n * nn_cpu_stored_channels(geom->k) * geom->p * geom->q;
 
-    nn_winograd_forward(geom, &wino);
-    const nn_wino_filters filters = {.at = filter, .dst_stride = geom->c * 9, .src_stride = 9};
-    nn_winograd_run(backend, &wino, x, &filters, epilogue, y, 0, workspace);
-}
-
-static void winograd_backward_data(nn_backend *backend, const nn_conv2d_geom *geom, const float *dy,
-                                   const float *filter, float *dx, int accumulate, float *workspace)
-{
-    nn_winograd wino;
-
-    nn_winograd_backward(geom, &wino);
-    const nn_wino_filters filters = {
-        .at = filter, .dst_stride = 9, .src_stride = geom->c * 9, .is_turned = 1};
-    nn_winograd_run(backend, &wino, dy, &filters, NULL, dx, accumulate, workspace);
-}
-
-static void sweep_forward(nn_backend *backend, const nn_conv2d_geom *geom, const float *x,
-                          const float *filter, const nn_conv_epilogue *epilogue, float *y,
-                          float *packed)
-{
-    const int64_t n_taps = geom->r * geom->s;
-    nn_conv_sweep sweep;
-
-    nn_conv_sweep_forward(geom, &sweep);
-    nn_conv_sweep_pack_filter(backend, &sweep, filter, geom->c * n_taps, n_taps, packed);
-    nn_conv_sweep_run(backend, &sweep, x, packed, epilogue, y, 0,
-                      packed + nn_conv_sweep_filter_floats(&sweep));
-}
-
-/* By the kernels that work on blocks and have an epilogue, if one fits; tail may be NULL. */
-static int blocks_forward(nn_backend *backend, const nn_conv2d_geom *geom, const float *x,
-                          const float *filter, const float *bias, const nn_conv_tail *tail,
-                          float *y, void *workspace)
-{
-    if (!has_epilogue(geom)) return 0;
-    const nn_conv_epilogue epilogue = make_epilogue(geom, bias, tail, workspace);
-    float *const rest = behind_epilogue(geom, workspace);
-    if (nn_winograd_fits(geom)) {
-        winograd_forward(backend, geom, x, filter, &epilogue, y, rest);
-    } else {
-        sweep_forward(backend, geom, x, filter, &epilogue, y, rest);
-    }
-    return 1;
-}
-
-cvy_status nn_cpu_conv2d_forward(nn_backend *backend, const nn_conv2d_geom *geom, const float *x,
-                                 const float *filter, const float *bias, float *y, void *workspace)
-{
-    if (blocks_forward(backend, geom, x, filter, bias, NULL, y, workspace)) return CVY_OK;
-    return columns_forward(backend, geom, x, filter, bias, y, workspace);
+    return choose_forward(geom)->has_tail ? 0 : nn_cpu_div_up(n, NN_CPU_BLOCK) * NN_CPU_BLOCK;
 }
 
 /* The tail by itself. */
@@ -284,14 +401,38 @@ static cvy_status run_tail(nn_backend *backend, const nn_conv2d_geom *geom,
                                                       .y = y});
 }
 
+/* --- The slots -------------------------------------------------------------------------------- */
+
+size_t nn_cpu_conv2d_workspace_bytes(nn_backend *backend, const nn_conv2d_geom *geom)
+{
+    const int64_t forward = epilogue_floats(geom) + before_tail_floats(geom) +
+                            choose_forward(geom)->floats(backend, geom);
+    const int64_t n = nn_cpu_most(choose_data(geom)->floats(backend, geom),
+                                  choose_filter(geom)->floats(backend, geom));
+
+    return (size_t)nn_cpu_most(forward, n) * sizeof(float);
+}
+
+cvy_status nn_cpu_conv2d_forward(nn_backend *backend, const nn_conv2d_geom *geom, const float *x,
+                                 const float *filter, const float *bias, float *y, void *workspace)
+{
+    const nn_conv_epilogue epilogue = make_epilogue(geom, bias, NULL, workspace);
+
+    return choose_forward(geom)->run(backend, geom, x, filter, &epilogue, y,
+                                     (float *)workspace + epilogue_floats(geom));
+}
+
 cvy_status nn_cpu_conv2d_tail_forward(nn_backend *backend, const nn_conv2d_geom *geom,
                                       const float *x, const float *filter, const float *bias,
                                       const nn_conv_tail *tail, float *y, void *workspace)
 {
-    if (blocks_forward(backend, geom, x, filter, bias, tail, y, workspace)) return CVY_OK;
-    float *const before = workspace;
-    CVY_RETURN_IF_ERR(
-        columns_forward(backend, geom, x, filter, bias, before, before + before_tail_floats(geom)));
+    const nn_conv_epilogue epilogue = make_epilogue(geom, bias, tail, workspace);
+    const forward_kernel *kernel = choose_forward(geom);
+    float *const before = (float *)workspace + epilogue_floats(geom);
+
+    if (kernel->has_tail) return kernel->run(backend, geom, x, filter, &epilogue, y, before);
+    CVY_RETURN_IF_ERR(kernel->run(backend, geom, x, filter, &epilogue, before,
+                                  before + before_tail_floats(geom)));
     return run_tail(backend, geom, tail, before, y);
 }
 
@@ -299,23 +440,7 @@ cvy_status nn_cpu_conv2d_backward_data(nn_backend *backend, const nn_conv2d_geom
                                        const float *dy, const float *filter, float *dx,
                                        int accumulate, void *workspace)
 {
-    nn_conv_sweep sweep;
-
-    if (nn_winograd_fits(geom)) {
-        winograd_backward_data(backend, geom, dy, filter, dx, accumulate, workspace);
-        return CVY_OK;
-    }
-    if (!data_fits(geom)) {
-        return columns_backward_data(backend, geom, dy, filter, dx, accumulate, workspace);
-    }
-    nn_conv_sweep_backward(geom, &sweep);
-    const int64_t n_taps = geom->r * geom->s;
-    float *const packed = workspace;
-
-    nn_conv_sweep_pack_filter(backend, &sweep, filter, n_taps, geom->c * n_taps, packed);
-    nn_conv_sweep_run(backend, &sweep, dy, packed, NULL, dx, accumulate,
-                      packed + nn_conv_sweep_filter_floats(&sweep));
-    return CVY_OK;
+    return choose_data(geom)->run(backend, geom, dy, filter, dx, accumulate, workspace);
 }
 
 typedef struct bias_pass {
@@ -354,20 +479,10 @@ cvy_status nn_cpu_conv2d_backward_filter(nn_backend *backend, const nn_conv2d_ge
                                          const float *x, const float *dy, float *dfilter,
                                          float *dbias, void *workspace)
 {
-    if (nn_winograd_fits(geom)) {
-        nn_winograd_gradient plan;
-        nn_winograd_gradient_plan(geom, &plan);
-        nn_winograd_gradient_run(backend, &plan, x, dy, dfilter, workspace,
-                                 (float *)workspace + plan.total_floats);
-    } else if (nn_conv_sweep_fits(geom)) {
-        nn_conv_gradient plan;
-        nn_conv_gradient_plan(geom, &plan);
-        nn_conv_gradient_run(backend, &plan, x, dy, dfilter, workspace,
-                             (float *)workspace + plan.total_floats);
-    } else {
-        return columns_backward_filter(backend, geom, x, dy, dfilter, dbias, workspace);
-    }
-    if (dbias != NULL) {
+    const filter_kernel *kernel = choose_filter(geom);
+
+    CVY_RETURN_IF_ERR(kernel->run(backend, geom, x, dy, dfilter, dbias, workspace));
+    if (dbias != NULL && !kernel->has_bias) {
         nn_cpu_run(backend, nn_cpu_blocks(geom->k), bias_chunk,
                    &(bias_pass){.geom = geom, .dy = dy, .dbias = dbias});
     }

@@ -1,11 +1,12 @@
 #ifndef NN_BACKENDS_CPU_CONV2D_INTERNAL_H
 #define NN_BACKENDS_CPU_CONV2D_INTERNAL_H
 
+#include "nn/backends/cpu/conv_tile_internal.h"
 #include "nn/backends/cpu/cpu_internal.h"
 
 /**
- * Convolutions that sweeps (conv_sweep_internal.h) do not know: few channels, groups, very large
- * filters. Both sides are dense NCHW here.
+ * Convolutions that sweeps (conv_sweep_internal.h) do not know: few channels, groups that are
+ * neither whole blocks nor an even part of one, very large filters. Both sides are dense NCHW here.
  *
  * How a convolution is cut, from its geometry alone.
  *
@@ -84,6 +85,20 @@ void nn_cpu_depthwise_backward_data(nn_backend *backend, const nn_conv2d_geom *g
                                     int accumulate);
 void nn_cpu_depthwise_backward_filter(nn_backend *backend, const nn_conv2d_geom *geom,
                                       const float *x, const float *dy, float *dfilter);
+
+/** Matrix products with what lies in blocks copied densely (conv2d_dense.c): fits every geometry.
+ */
+int nn_conv_dense_fits(const nn_conv2d_geom *geom);
+int64_t nn_conv_dense_floats(nn_backend *backend, const nn_conv2d_geom *geom);
+cvy_status nn_conv_dense_forward(nn_backend *backend, const nn_conv2d_geom *geom, const float *x,
+                                 const float *filter, const nn_conv_epilogue *epilogue, float *y,
+                                 float *workspace);
+cvy_status nn_conv_dense_backward_data(nn_backend *backend, const nn_conv2d_geom *geom,
+                                       const float *dy, const float *filter, float *dx,
+                                       int accumulate, float *workspace);
+cvy_status nn_conv_dense_backward_filter(nn_backend *backend, const nn_conv2d_geom *geom,
+                                         const float *x, const float *dy, float *dfilter,
+                                         float *dbias, float *workspace);
 
 /** Output positions [first, first + n) of [0, n_out) at which a tap reads inside [0, n_in). */
 nn_cpu_span nn_cpu_conv_reach(int64_t tap_offset, int64_t stride, int64_t n_in, int64_t n_out);

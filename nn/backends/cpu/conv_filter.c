@@ -13,7 +13,8 @@ typedef struct packing {
 
 int64_t nn_conv_sweep_filter_floats(const nn_conv_sweep *sweep)
 {
-    return sweep->dst_blocks * NN_CPU_BLOCK * sweep->src_blocks * sweep->lanes * sweep->n_taps;
+    return sweep->n_slices * sweep->dst_blocks * NN_CPU_BLOCK * nn_conv_sweep_depth(sweep) *
+           sweep->n_taps;
 }
 
 /* Where the weights of one block of src and one group of dst come from and go to. */
@@ -45,23 +46,28 @@ static void copy_tap(const filter_block *block, int64_t tap_idx, float *restrict
     }
 }
 
-/* One block of src channels for one group of dst channels. */
+/* One block of src channels for one group of dst channels of a slice. */
 static void pack_chunk(void *arg, int64_t chunk_idx, int thread_idx)
 {
     const packing *pack = arg;
     const nn_conv_sweep *sweep = pack->sweep;
-    const int64_t group = chunk_idx / sweep->src_blocks, block_idx = chunk_idx % sweep->src_blocks;
+    const int64_t block_idx = chunk_idx % sweep->src_blocks;
+    const int64_t n_groups = nn_conv_n_groups(sweep->dst_blocks);
+    const int64_t group = chunk_idx / sweep->src_blocks % n_groups;
+    const int64_t slice = chunk_idx / sweep->src_blocks / n_groups;
     const int64_t first = group * NN_TILE_BLOCKS * NN_CPU_BLOCK, depth = sweep->src_blocks;
     const int64_t first_src = block_idx * sweep->lanes;
     const int64_t n_all = nn_conv_group_blocks(sweep->dst_blocks, group) * NN_CPU_BLOCK;
-    const filter_block block = {.from = pack->filter + first * pack->dst_stride +
-                                        first_src * pack->src_stride,
+    const filter_block block = {.from = pack->filter +
+                                        slice * sweep->dst_c * sweep->src_c * sweep->n_taps +
+                                        first * pack->dst_stride + first_src * pack->src_stride,
                                 .dst_stride = pack->dst_stride,
                                 .src_stride = pack->src_stride,
                                 .n_dst = nn_cpu_least(n_all, sweep->dst_c - first),
                                 .n_src = nn_cpu_least(sweep->lanes, sweep->src_c - first_src),
                                 .n_all = n_all};
-    float *const to = pack->packed + first * depth * sweep->lanes * sweep->n_taps;
+    float *const to = pack->packed + (slice * sweep->dst_blocks * NN_CPU_BLOCK + first) * depth *
+                                         sweep->lanes * sweep->n_taps;
     const int64_t tap_floats = sweep->lanes * n_all;
     const int is_full = block.n_dst == n_all && block.n_src == sweep->lanes;
 
@@ -77,6 +83,32 @@ static void pack_chunk(void *arg, int64_t chunk_idx, int thread_idx)
     }
 }
 
+/* One block of channels that meet those of their group only; lanes are those of src. */
+static void pack_turns(void *arg, int64_t slice, int thread_idx)
+{
+    const packing *pack = arg;
+    const nn_conv_sweep *sweep = pack->sweep;
+    const int64_t m = sweep->turns;
+    float *to = pack->packed + slice * NN_CPU_BLOCK * m * sweep->n_taps;
+
+    (void)thread_idx;
+    for (int i = 0; i < sweep->n_phases; i++) {
+        const nn_conv_phase *phase = &sweep->phases[i];
+        for (int64_t j = 0; j < m * phase->n_taps; j++, to += NN_CPU_BLOCK) {
+            const int64_t differ = nn_conv_turn(j / phase->n_taps, m);
+            const int64_t tap_idx = sweep->taps[phase->first_tap + j % phase->n_taps].idx;
+            for (int64_t lane = 0; lane < NN_CPU_BLOCK; lane++) {
+                const int64_t channel = slice * NN_CPU_BLOCK + lane;
+                const float *group = pack->filter + channel / m * m * m * sweep->n_taps;
+                to[lane] = channel < sweep->all_dst_c
+                               ? group[(lane ^ differ) % m * pack->dst_stride +
+                                       lane % m * pack->src_stride + tap_idx]
+                               : 0.0f;
+            }
+        }
+    }
+}
+
 void nn_conv_sweep_pack_filter(nn_backend *backend, const nn_conv_sweep *sweep, const float *filter,
                                int64_t dst_stride, int64_t src_stride, float *packed)
 {
@@ -86,5 +118,11 @@ void nn_conv_sweep_pack_filter(nn_backend *backend, const nn_conv_sweep *sweep, 
                     .src_stride = src_stride,
                     .packed = packed};
 
-    nn_cpu_run(backend, nn_conv_n_groups(sweep->dst_blocks) * sweep->src_blocks, pack_chunk, &pack);
+    if (sweep->turns > 0) {
+        nn_cpu_run(backend, sweep->n_slices, pack_turns, &pack);
+    } else {
+        nn_cpu_run(backend,
+                   sweep->n_slices * nn_conv_n_groups(sweep->dst_blocks) * sweep->src_blocks,
+                   pack_chunk, &pack);
+    }
 }

@@ -70,7 +70,7 @@ static void cut_parts(nn_conv_gradient *plan)
 
 static int64_t n_parts(const nn_conv_gradient *plan)
 {
-    return plan->n_group_parts * plan->n_c_parts;
+    return plan->sweep.n_slices * plan->n_group_parts * plan->n_c_parts;
 }
 
 void nn_conv_gradient_plan(const nn_conv2d_geom *geom, nn_conv_gradient *out)
@@ -78,6 +78,9 @@ void nn_conv_gradient_plan(const nn_conv2d_geom *geom, nn_conv_gradient *out)
     memset(out, 0, sizeof *out);
     out->geom = *geom;
     nn_conv_sweep_forward(geom, &out->sweep);
+    out->geom.c = out->sweep.src_c;
+    out->geom.k = out->sweep.dst_c;
+    out->geom.groups = 1;
     lay_flat(out);
     cut_parts(out);
     cut_steps(out);
@@ -102,6 +105,7 @@ typedef struct gradient_pass {
 
 /* What a task sums. */
 typedef struct task_place {
+    int64_t slice;
     nn_cpu_span groups, blocks, images; /* of outputs, of inputs */
 } task_place;
 
@@ -115,13 +119,19 @@ static int group_blocks(const gradient_pass *pass, int64_t group)
     return nn_conv_group_blocks(nn_cpu_blocks(pass->plan->geom.k), group);
 }
 
+/* Blocks from one image to the next, of a tensor with c channels in each slice. */
+static int64_t image_blocks(const gradient_pass *pass, int64_t c)
+{
+    return pass->plan->sweep.n_slices * nn_cpu_blocks(c);
+}
+
 /* --- Inputs in blocks ------------------------------------------------------------------------- */
 
 /* Floats from the first pixel of a step to that of another, of x and of dy. */
 static int64_t x_between(const gradient_pass *pass, const step_place *from, const step_place *to)
 {
     const nn_conv2d_geom *geom = &pass->plan->geom;
-    const int64_t image = nn_cpu_blocks(geom->c) * geom->h * geom->w;
+    const int64_t image = image_blocks(pass, geom->c) * geom->h * geom->w;
 
     return ((to->images.first - from->images.first) * image +
             (to->rows.first - from->rows.first) * geom->stride_h * geom->w +
@@ -132,7 +142,7 @@ static int64_t x_between(const gradient_pass *pass, const step_place *from, cons
 static int64_t dy_between(const gradient_pass *pass, const step_place *from, const step_place *to)
 {
     const nn_conv2d_geom *geom = &pass->plan->geom;
-    const int64_t image = nn_cpu_blocks(geom->k) * geom->p * geom->q;
+    const int64_t image = image_blocks(pass, geom->k) * geom->p * geom->q;
 
     return ((to->images.first - from->images.first) * image +
             (to->rows.first - from->rows.first) * geom->q + to->cols.first - from->cols.first) *
@@ -201,7 +211,9 @@ static void add_step(const gradient_pass *pass, const task_place *task, const st
     const int64_t n_taps = geom->r * geom->s;
     const int64_t x_plane = geom->h * geom->w * NN_CPU_BLOCK;
     const int64_t dy_plane = geom->p * geom->q * NN_CPU_BLOCK;
-    const int64_t c_blocks = nn_cpu_blocks(geom->c), k_blocks = nn_cpu_blocks(geom->k);
+    const int64_t c_blocks = image_blocks(pass, geom->c), k_blocks = image_blocks(pass, geom->k);
+    const int64_t first_c = task->slice * nn_cpu_blocks(geom->c) + task->blocks.first;
+    const int64_t first_k = task->slice * nn_cpu_blocks(geom->k);
     tap_window windows[NN_SWEEP_MAX_TAPS];
 
     for (int64_t i = 0; i < n_taps; i++) {
@@ -211,7 +223,8 @@ static void add_step(const gradient_pass *pass, const task_place *task, const st
         const int64_t group = task->groups.first + i;
         const int n_blocks = group_blocks(pass, group);
         const float *dy = pass->dy +
-                          (step->images.first * k_blocks + group * NN_TILE_BLOCKS) * dy_plane;
+                          (step->images.first * k_blocks + first_k + group * NN_TILE_BLOCKS) *
+                              dy_plane;
         for (int64_t j = 0; j < task->blocks.n; j++) {
             const nn_conv_outer outer = {.n_images = step->images.n,
                                          .x_image_pitch = c_blocks * x_plane,
@@ -227,8 +240,7 @@ static void add_step(const gradient_pass *pass, const task_place *task, const st
                                          .x_fetch = i == 0 ? x_between(pass, step, next) : 0,
                                          .dy_fetch = j == 0 ? dy_between(pass, step, next) : 0};
             add_block(windows, n_taps, outer, n_blocks,
-                      pass->x + (step->images.first * c_blocks + task->blocks.first + j) * x_plane,
-                      dy);
+                      pass->x + (step->images.first * c_blocks + first_c + j) * x_plane, dy);
         }
     }
 }
@@ -286,7 +298,8 @@ static void write_group(const gradient_pass *pass, const task_place *task, int64
                                         : nn_cpu_least(task->blocks.n * lanes, geom->c - first_c);
 
     for (int64_t k = 0; k < n_k; k++) {
-        float *restrict to = pass->dfilter + ((first_k + k) * geom->c + first_c) * n_taps;
+        float *restrict to = pass->dfilter +
+                             ((task->slice * geom->k + first_k + k) * geom->c + first_c) * n_taps;
         const float *restrict block = sums + k;
         for (int64_t c = 0; c < n_c; c += lanes) {
             const int64_t n = nn_cpu_least(lanes, n_c - c);
@@ -318,8 +331,9 @@ static task_place place_task(const nn_conv_gradient *plan, int64_t task_idx)
     const int64_t part = task_idx % n_parts(plan);
 
     return (task_place){
+        .slice = part / plan->n_c_parts / plan->n_group_parts,
         .groups = nn_cpu_part(nn_conv_n_groups(nn_cpu_blocks(plan->geom.k)), plan->groups_per_part,
-                              part / plan->n_c_parts),
+                              part / plan->n_c_parts % plan->n_group_parts),
         .blocks = nn_cpu_part(nn_cpu_blocks(plan->geom.c), plan->c_blocks_per_part,
                               part % plan->n_c_parts),
         .images = nn_cpu_part(plan->geom.n, plan->images_per_share, task_idx / n_parts(plan))};

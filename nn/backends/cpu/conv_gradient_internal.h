@@ -4,7 +4,8 @@
 #include "nn/backends/cpu/conv_sweep_internal.h"
 
 /**
- * The gradient of a filter, dfilter[k,c,r,s] = sum over images and output pixels of dy times x.
+ * The gradient of a filter whose slices (conv_sweep_internal.h) are whole blocks, dfilter[k,c,r,s]
+ * = sum over images and output pixels of dy times x.
  *
  * Work is cut into shares of the images and parts of the filter: some groups of output channels by
  * some blocks of input channels, whose sums stay in the second-level cache. A task reads x and dy
@@ -12,7 +13,7 @@
  * as KCRS.
  */
 typedef struct nn_conv_gradient {
-    nn_conv2d_geom geom; /* a plane is one long row where no tap leaves its pixel */
+    nn_conv2d_geom geom; /* of a slice; a plane is one long row where no tap leaves its pixel */
     nn_conv_sweep sweep; /* the forward one: its taps, and its copy where x is in planes */
     int64_t groups_per_part, n_group_parts;
     int64_t c_blocks_per_part, n_c_parts;

@@ -4,13 +4,17 @@
 
 enum { MOST_VECS = 2 * NN_VECS_PER_BLOCK, MOST_PIXELS = 16 };
 
+/* A tap's inputs: a block of channels; or one, in planes, where the next float is the next pixel;
+ * or a block whose channels meet one output each. */
+typedef enum tile_input { IN_BLOCKS, IN_PLANES, IN_LANES } tile_input;
+
 /* What is known when the code is compiled. */
 typedef struct tile_form {
     int n_out_blocks, n_rows, n_pixels;
-    int n_channels; /* of a tap: a block, or 1 in planes, where the next float is the next pixel */
+    tile_input input;
 } tile_form;
 
-/* One input channel: every pixel's value times the vectors of the filter. */
+/* One input channel: every pixel's value, or its vector, times the vectors of the filter. */
 CVY_INLINE_ALWAYS void add_channel(nn_vec sum[MOST_PIXELS][MOST_VECS], const float *x0,
                                    const float *x1, const float *filter, tile_form form)
 {
@@ -20,10 +24,14 @@ CVY_INLINE_ALWAYS void add_channel(nn_vec sum[MOST_PIXELS][MOST_VECS], const flo
     CVY_UNROLL(16) for (int v = 0; v < n_vecs; v++) f[v] = nn_vec_load(filter + v * NN_VEC_LANES);
     CVY_UNROLL(16) for (int i = 0; i < form.n_rows * form.n_pixels; i++)
     {
-        const float *x = i < form.n_pixels ? x0 + i * form.n_channels
-                                           : x1 + (i - form.n_pixels) * form.n_channels;
-        const nn_vec value = nn_vec_all(*x);
-        CVY_UNROLL(16) for (int v = 0; v < n_vecs; v++) sum[i][v] += value * f[v];
+        const int pitch = form.input == IN_PLANES ? 1 : NN_CPU_BLOCK;
+        const float *x = i < form.n_pixels ? x0 + i * pitch : x1 + (i - form.n_pixels) * pitch;
+        CVY_UNROLL(16) for (int v = 0; v < n_vecs; v++)
+        {
+            const nn_vec value = form.input == IN_LANES ? nn_vec_load(x + v * NN_VEC_LANES)
+                                                        : nn_vec_all(*x);
+            sum[i][v] += value * f[v];
+        }
     }
 }
 
@@ -84,9 +92,31 @@ CVY_INLINE_ALWAYS void fetch_x(const nn_conv_tile *tile, const float *x0, tile_f
     }
 }
 
+/* Sums to the lanes where the next turn adds to them: nn_conv_turn() changes in this bit. */
+CVY_INLINE_ALWAYS void flip_lanes(nn_vec sum[MOST_PIXELS][MOST_VECS], int bit, tile_form form)
+{
+    CVY_UNROLL(16) for (int i = 0; i < form.n_rows * form.n_pixels; i++)
+    {
+        if (bit < NN_VEC_LANES) {
+            CVY_UNROLL(16) for (int v = 0; v < NN_VECS_PER_BLOCK; v++)
+            {
+                sum[i][v] = nn_vec_flip(sum[i][v], bit);
+            }
+        } else { /* the lanes of one vector: neighbours change places */
+            CVY_UNROLL(16) for (int v = 0; v + 1 < NN_VECS_PER_BLOCK; v += 2)
+            {
+                const nn_vec value = sum[i][v];
+                sum[i][v] = sum[i][v + 1];
+                sum[i][v + 1] = value;
+            }
+        }
+    }
+}
+
 CVY_INLINE_ALWAYS void run_tile(const nn_conv_tile *tile, tile_form form)
 {
     const int n_vecs = form.n_out_blocks * NN_VECS_PER_BLOCK;
+    const int n_channels = form.input == IN_BLOCKS ? NN_CPU_BLOCK : 1;
     const float *filter = tile->filter;
     nn_vec sum[MOST_PIXELS][MOST_VECS];
 
@@ -97,11 +127,12 @@ CVY_INLINE_ALWAYS void run_tile(const nn_conv_tile *tile, tile_form form)
     fetch_y(tile, form);
     for (int64_t block = 0; block < tile->n_blocks; block++) {
         const float *x = tile->x + block * tile->x_block_pitch;
+        if (form.input == IN_LANES && block > 0) flip_lanes(sum, (int)(block & -block), form);
         for (int64_t tap = 0; tap < tile->n_taps; tap++) {
             const float *x0 = x + tile->tap_offset[tap];
             const float *x1 = x0 + tile->x_row_pitch;
-            if (form.n_channels > 1 && tile->fetch != 0) fetch_x(tile, x0, form);
-            for (int c = 0; c < form.n_channels; c++) {
+            if (form.input == IN_BLOCKS && tile->fetch != 0) fetch_x(tile, x0, form);
+            for (int c = 0; c < n_channels; c++) {
                 add_channel(sum, x0 + c, x1 + c, filter, form);
                 filter += n_vecs * NN_VEC_LANES;
             }
@@ -111,40 +142,46 @@ CVY_INLINE_ALWAYS void run_tile(const nn_conv_tile *tile, tile_form form)
 }
 
 /* One function per shape of tile, so that each keeps its sums in registers. */
-#define UP_TO_4(X, blocks, rows, channels)                                                         \
-    X(blocks, rows, 1, channels)                                                                   \
-    X(blocks, rows, 2, channels) X(blocks, rows, 3, channels) X(blocks, rows, 4, channels)
-#define UP_TO_7(X, blocks, rows, channels)                                                         \
-    UP_TO_4(X, blocks, rows, channels)                                                             \
-    X(blocks, rows, 5, channels) X(blocks, rows, 6, channels) X(blocks, rows, 7, channels)
-#define UP_TO_10(X, blocks, rows, channels)                                                        \
-    UP_TO_7(X, blocks, rows, channels)                                                             \
-    X(blocks, rows, 8, channels) X(blocks, rows, 9, channels) X(blocks, rows, 10, channels)
-#define UP_TO_14(X, blocks, rows, channels)                                                        \
-    UP_TO_10(X, blocks, rows, channels)                                                            \
-    X(blocks, rows, 11, channels)                                                                  \
-    X(blocks, rows, 12, channels) X(blocks, rows, 13, channels) X(blocks, rows, 14, channels)
-#define ONE_ROW(X, channels)                                                                       \
-    UP_TO_14(X, 1, 1, channels)                                                                    \
-    X(1, 1, 15, channels) X(1, 1, 16, channels) UP_TO_14(X, 2, 1, channels)
-#define BLOCK_TILES(X) ONE_ROW(X, 16) UP_TO_7(X, 1, 2, 16) X(1, 2, 8, 16) UP_TO_7(X, 2, 2, 16)
-#define PLANE_TILES(X) ONE_ROW(X, 1)
+#define UP_TO_4(X, blocks, rows, input)                                                            \
+    X(blocks, rows, 1, input)                                                                      \
+    X(blocks, rows, 2, input) X(blocks, rows, 3, input) X(blocks, rows, 4, input)
+#define UP_TO_7(X, blocks, rows, input)                                                            \
+    UP_TO_4(X, blocks, rows, input)                                                                \
+    X(blocks, rows, 5, input) X(blocks, rows, 6, input) X(blocks, rows, 7, input)
+#define UP_TO_10(X, blocks, rows, input)                                                           \
+    UP_TO_7(X, blocks, rows, input)                                                                \
+    X(blocks, rows, 8, input) X(blocks, rows, 9, input) X(blocks, rows, 10, input)
+#define UP_TO_14(X, blocks, rows, input)                                                           \
+    UP_TO_10(X, blocks, rows, input)                                                               \
+    X(blocks, rows, 11, input)                                                                     \
+    X(blocks, rows, 12, input) X(blocks, rows, 13, input) X(blocks, rows, 14, input)
+#define ONE_BLOCK(X, input)                                                                        \
+    UP_TO_14(X, 1, 1, input)                                                                       \
+    X(1, 1, 15, input) X(1, 1, 16, input) UP_TO_7(X, 1, 2, input) X(1, 2, 8, input)
+#define BLOCK_TILES(X)                                                                             \
+    ONE_BLOCK(X, IN_BLOCKS) UP_TO_14(X, 2, 1, IN_BLOCKS) UP_TO_7(X, 2, 2, IN_BLOCKS)
+#define PLANE_TILES(X)                                                                             \
+    UP_TO_14(X, 1, 1, IN_PLANES)                                                                   \
+    X(1, 1, 15, IN_PLANES) X(1, 1, 16, IN_PLANES) UP_TO_14(X, 2, 1, IN_PLANES)
+#define LANE_TILES(X) ONE_BLOCK(X, IN_LANES)
 
-#define DEFINE(blocks, rows, pixels, channels)                                                     \
-    static void tile_##blocks##_##rows##_##pixels##_##channels(const nn_conv_tile *tile)           \
+#define DEFINE(blocks, rows, pixels, input)                                                        \
+    static void tile_##blocks##_##rows##_##pixels##_##input(const nn_conv_tile *tile)              \
     {                                                                                              \
-        run_tile(tile, (tile_form){blocks, rows, pixels, channels});                               \
+        run_tile(tile, (tile_form){blocks, rows, pixels, input});                                  \
     }
 BLOCK_TILES(DEFINE)
 PLANE_TILES(DEFINE)
+LANE_TILES(DEFINE)
 #undef DEFINE
 
 typedef void (*tile_function)(const nn_conv_tile *tile);
 
-#define ENTRY(blocks, rows, pixels, channels)                                                      \
-    [blocks - 1][rows - 1][pixels - 1] = tile_##blocks##_##rows##_##pixels##_##channels,
+#define ENTRY(blocks, rows, pixels, input)                                                         \
+    [blocks - 1][rows - 1][pixels - 1] = tile_##blocks##_##rows##_##pixels##_##input,
 static const tile_function block_tiles[2][2][MOST_PIXELS] = {BLOCK_TILES(ENTRY)};
 static const tile_function plane_tiles[2][1][MOST_PIXELS] = {PLANE_TILES(ENTRY)};
+static const tile_function lane_tiles[1][2][MOST_PIXELS] = {LANE_TILES(ENTRY)};
 #undef ENTRY
 
 void nn_conv_tile_run(const nn_conv_tile *tile, int n_out_blocks, int n_rows, int n_pixels)
@@ -155,4 +192,9 @@ void nn_conv_tile_run(const nn_conv_tile *tile, int n_out_blocks, int n_rows, in
 void nn_conv_tile_run_planes(const nn_conv_tile *tile, int n_out_blocks, int n_pixels)
 {
     plane_tiles[n_out_blocks - 1][0][n_pixels - 1](tile);
+}
+
+void nn_conv_tile_run_lanes(const nn_conv_tile *tile, int n_rows, int n_pixels)
+{
+    lane_tiles[0][n_rows - 1][n_pixels - 1](tile);
 }

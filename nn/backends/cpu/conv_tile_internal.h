@@ -76,5 +76,22 @@ void nn_conv_tile_run(const nn_conv_tile *tile, int n_out_blocks, int n_rows, in
  *     y[pixel][k] (+)= epilogue of the sum over tap of x[tap_offset[tap] + pixel] * filter[tap][k].
  */
 void nn_conv_tile_run_planes(const nn_conv_tile *tile, int n_out_blocks, int n_pixels);
+/** The same with one block of inputs and one of outputs, of which only channels in one group meet;
+ *  the groups have as many channels as there are turns, 1, 2, 4 or 8, which n_blocks counts here:
+ *     y[pixel][k ^ d] (+)= epilogue of the sum over turn, tap of
+ *         x[tap_offset[tap] + pixel * 16 + k] * filter[turn][tap][k]
+ *  with d = nn_conv_turn(turn, n_blocks). So products are of vectors, lane by lane, and it is sums
+ *  that change lanes, once a turn.
+ */
+void nn_conv_tile_run_lanes(const nn_conv_tile *tile, int n_rows, int n_pixels);
+
+/** How the lanes of inputs and outputs differ in a turn: a Gray code, every number below n_turns (a
+ *  power of 2) once, from one turn to the next a change of one bit, and 0 at last. */
+static inline int nn_conv_turn(int64_t turn, int64_t n_turns)
+{
+    const int64_t last = n_turns - 1;
+
+    return (int)((turn ^ turn >> 1) ^ (last ^ last >> 1));
+}
 
 #endif

@@ -204,6 +204,16 @@ static inline nn_vec_max nn_vec_greater(nn_vec_max best, nn_vec value, nn_mask p
 #endif
 }
 
+/** Lane i of the result is lane i ^ bit; bit < NN_VEC_LANES. */
+static inline nn_vec nn_vec_flip(nn_vec value, int bit)
+{
+    static const int32_t lanes[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    nn_mask order;
+
+    memcpy(&order, lanes, sizeof order);
+    return CVY_VECTOR_SHUFFLE(value, order ^ bit);
+}
+
 /** value where mask is all ones, else 0. */
 static inline nn_vec nn_vec_where(nn_mask mask, nn_vec value)
 {
