@@ -33,9 +33,10 @@ static nn_cpu_span planes_of(const pooling *pool, int64_t chunk_idx)
 /* Places [first, first + n) of an axis that window idx covers. */
 static nn_cpu_span window_at(int64_t idx, int64_t stride, int64_t pad, int64_t size, int64_t extent)
 {
-    const int64_t low = idx * stride - pad, first = nn_cpu_most(low, 0);
+    const int64_t low = idx * stride - pad, first = low > 0 ? low : 0;
+    const int64_t end = low + size < extent ? low + size : extent;
 
-    return (nn_cpu_span){first, nn_cpu_least(low + size, extent) - first};
+    return (nn_cpu_span){first, end - first};
 }
 
 static nn_cpu_span rows_at(const nn_pool2d_geom *geom, int64_t p)
@@ -51,24 +52,38 @@ static nn_cpu_span cols_at(const nn_pool2d_geom *geom, int64_t q)
 /* --- Maximum ------------------------------------------------------------------------------------
  */
 
-static void max_of_window(const nn_pool2d_geom *geom, const float *plane, nn_cpu_span rows,
-                          nn_cpu_span cols, float *y, int32_t *argmax)
+/* corner: the window's first place; y, argmax: of one pixel. */
+CVY_INLINE_ALWAYS void max_of_places(const float *plane, int64_t width, int64_t corner,
+                                     int64_t n_rows, int64_t n_cols, float *y, int32_t *argmax)
 {
-    const int64_t corner = rows.first * geom->w + cols.first;
-
     for (int v = 0; v < NN_CPU_BLOCK; v += NN_VEC_LANES) {
         nn_vec_max best = {nn_vec_load(plane + corner * NN_CPU_BLOCK + v),
                            (nn_mask){0} + (int32_t)corner};
-        for (int64_t row = 0; row < rows.n; row++) {
-            const int64_t first = corner + row * geom->w;
+        for (int64_t row = 0; row < n_rows; row++) {
+            const int64_t first = corner + row * width;
             const float *x = plane + first * NN_CPU_BLOCK + v;
-            for (int64_t col = 0; col < cols.n; col++) {
+            for (int64_t col = 0; col < n_cols; col++) {
                 best = nn_vec_greater(best, nn_vec_load(x + col * NN_CPU_BLOCK),
                                       (nn_mask){0} + (int32_t)(first + col));
             }
         }
         nn_vec_store(y + v, best.value);
         memcpy(argmax + v, &best.place, sizeof best.place);
+    }
+}
+
+/* The windows that nets use have code of their own, without loops. */
+static void max_of_window(const nn_pool2d_geom *geom, const float *plane, nn_cpu_span rows,
+                          nn_cpu_span cols, float *y, int32_t *argmax)
+{
+    const int64_t corner = rows.first * geom->w + cols.first;
+
+    if (rows.n == 3 && cols.n == 3) {
+        max_of_places(plane, geom->w, corner, 3, 3, y, argmax);
+    } else if (rows.n == 2 && cols.n == 2) {
+        max_of_places(plane, geom->w, corner, 2, 2, y, argmax);
+    } else {
+        max_of_places(plane, geom->w, corner, rows.n, cols.n, y, argmax);
     }
 }
 
