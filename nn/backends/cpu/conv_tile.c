@@ -69,14 +69,17 @@ CVY_INLINE_ALWAYS void store_tile(const nn_conv_tile *tile, nn_vec sum[MOST_PIXE
     }
 }
 
-/* The cache lines of y, which stand ready when the sum does. */
+/* The cache lines of y, which stand ready when the sum does. Sums of lanes are so short that the
+ * next row's are fetched instead; past the last row there is nothing to lose. */
 CVY_INLINE_ALWAYS void fetch_y(const nn_conv_tile *tile, tile_form form)
 {
+    const int64_t ahead = form.input == IN_LANES ? tile->y_row_pitch : 0;
+
     CVY_UNROLL(2) for (int block = 0; block < form.n_out_blocks; block++)
     {
         CVY_UNROLL(16) for (int i = 0; i < form.n_rows * form.n_pixels; i++)
         {
-            CVY_PREFETCH_WRITE(tile->y + block * tile->y_block_pitch +
+            CVY_PREFETCH_WRITE(tile->y + ahead + block * tile->y_block_pitch +
                                i / form.n_pixels * tile->y_row_pitch +
                                i % form.n_pixels * tile->y_pixel_pitch);
         }
