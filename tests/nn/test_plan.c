@@ -1,10 +1,8 @@
 /* The plan against a shadow of the memory: every tensor that a pass reads must still be what was
  * written, on random graphs, in the order in which a net runs. Nothing here uses the plan's own
  * lives: who reads what when is worked out again from the graph. */
-#include "tests/support/test_support.h"
+#include "tests/nn/kernel_support.h"
 
-#include "base/alloc.h"
-#include "base/rng.h"
 #include "nn/graph.h"
 #include "nn/plan_internal.h"
 
@@ -15,15 +13,6 @@ enum { N_GRAPHS = 150, MAX_TENSORS = 400 };
 
 static const nn_plan_options training = {.again_depth = NN_AGAIN_DEPTH};
 static const nn_plan_options inference = {.is_inference = 1, .again_depth = NN_AGAIN_DEPTH};
-
-static nn_backend *open_backend(const char *name)
-{
-    const nn_backend_options options = {.n_threads = 1};
-    nn_backend *backend = NULL;
-
-    assert_ok(nn_backend_open(name, &options, &backend));
-    return backend;
-}
 
 /* --- Random graphs -------------------------------------------------------------------------- */
 
@@ -446,7 +435,7 @@ static void random_graphs_never_overwrite_what_is_read_later(void **state)
     int n_chains = 0, n_sums = 0, n_again[MAX_DEPTH + 1] = {0};
 
     (void)state;
-    nn_backend *backend = open_backend("cpu"); /* its kernels want workspaces */
+    nn_backend *backend = kernel_backend("cpu", 1); /* its kernels want workspaces */
 
     for (uint64_t seed = 0; seed < N_GRAPHS; seed++) {
         nn_graph *graph = random_graph(seed);
@@ -484,7 +473,7 @@ static int64_t largest_sum_of_lives(const nn_plan *plan)
 static void arena_is_little_more_than_what_lives_at_once(void **state)
 {
     (void)state;
-    nn_backend *backend = open_backend("ref");
+    nn_backend *backend = kernel_backend("ref", 1);
     int64_t arena = 0, bound = 0;
 
     for (uint64_t seed = 0; seed < 60; seed++) {
@@ -521,7 +510,7 @@ static void chain_in_inference_needs_two_activations_or_one_in_place(void **stat
 {
     (void)state;
     const int64_t value_bytes = 2 * 4 * 8 * 8 * 4;
-    nn_backend *backend = open_backend("ref");
+    nn_backend *backend = kernel_backend("ref", 1);
     nn_graph *graph = chain("conv2d", "{out: 4, kernel: 3, pad: 1}", 30);
     nn_plan *plan = NULL;
     assert_ok(nn_plan_create(backend, graph, &inference, &plan));
@@ -541,7 +530,7 @@ static void rectifier_after_batchnorm_shares_its_memory(void **state)
 {
     (void)state;
     const nn_shape image = {.n_dims = 3, .dim = {4, 8, 8}};
-    nn_backend *backend = open_backend("ref");
+    nn_backend *backend = kernel_backend("ref", 1);
     nn_graph *g = NULL;
     nn_plan *plan = NULL;
 
@@ -567,7 +556,7 @@ static void rectifier_after_batchnorm_shares_its_memory(void **state)
 static void plan_without_memory_reports_it_and_leaks_nothing(void **state)
 {
     (void)state;
-    nn_backend *backend = open_backend("ref");
+    nn_backend *backend = kernel_backend("ref", 1);
     nn_graph *graph = random_graph(3);
     cvy_alloc_counts before, after;
     cvy_status status = CVY_ERR_NO_MEMORY;

@@ -110,8 +110,10 @@ static void small_weight_gradient_chunk(void *arg, int64_t chunk_idx, int thread
     const nn_dense_factor dy = {pass->dy + rows.first, 1, pass->k};
 
     (void)thread_idx;
-    nn_dense_direct_product(rows.n, pass->n, pass->c, dy, pass->x,
-                            pass->dweight + rows.first * pass->c, 0);
+    if (pass->dweight != NULL) {
+        nn_dense_direct_product(rows.n, pass->n, pass->c, dy, pass->x,
+                                pass->dweight + rows.first * pass->c, 0);
+    }
     bias_gradient(pass, rows);
 }
 
@@ -122,6 +124,7 @@ static void small_backward(nn_backend *backend, dense_pass *pass)
         nn_cpu_run(backend, nn_cpu_div_up(pass->n, pass->rows_per_chunk),
                    small_input_gradient_chunk, pass);
     }
+    if (pass->dweight == NULL && pass->dbias == NULL) return;
     pass->rows_per_chunk = nn_dense_direct_rows(pass->c * pass->n);
     nn_cpu_run(backend, nn_cpu_div_up(pass->k, pass->rows_per_chunk), small_weight_gradient_chunk,
                pass);
@@ -134,9 +137,11 @@ static void weight_gradient_chunk(void *arg, int64_t chunk_idx, int thread_idx)
     const nn_cpu_span rows = nn_cpu_part(pass->k, BLOCK_K, chunk_idx);
 
     (void)thread_idx;
-    nn_cpu_gemm(rows.n, pass->c, pass->n, (nn_cpu_matrix){pass->dy + rows.first, pass->k, 1},
-                (nn_cpu_matrix){pass->x, pass->c, 0}, 0.0f, pass->dweight + rows.first * pass->c,
-                pass->c);
+    if (pass->dweight != NULL) {
+        nn_cpu_gemm(rows.n, pass->c, pass->n, (nn_cpu_matrix){pass->dy + rows.first, pass->k, 1},
+                    (nn_cpu_matrix){pass->x, pass->c, 0}, 0.0f,
+                    pass->dweight + rows.first * pass->c, pass->c);
+    }
     bias_gradient(pass, rows);
 }
 
@@ -163,7 +168,7 @@ cvy_status nn_cpu_dense_backward(nn_backend *backend, int64_t n, int64_t c, int6
         nn_cpu_run(backend, nn_cpu_div_up(n, BLOCK_N) * nn_cpu_div_up(c, BLOCK_C),
                    input_gradient_chunk, &pass);
     }
-    if (dweight != NULL) {
+    if (dweight != NULL || dbias != NULL) {
         nn_cpu_run(backend, nn_cpu_div_up(k, BLOCK_K), weight_gradient_chunk, &pass);
     }
     return CVY_OK;
