@@ -18,11 +18,12 @@ static void build(nn_graph *graph, const nn_model_options *options)
     nn_value x = nn_add(graph, "conv2d", "conv1", 0, "{out: 6, kernel: 5, pad: %d}",
                         is_small ? 2 : 0);
 
-    x = nn_add(graph, "relu", "relu1", x, "{}");
+    /* The maximum before the rectifier: the same values and gradients with a quarter of the work. */
     x = nn_add(graph, "maxpool2d", "pool1", x, "{kernel: 2, stride: 2}");
+    x = nn_add(graph, "relu", "relu1", x, "{}");
     x = nn_add(graph, "conv2d", "conv2", x, "{out: 16, kernel: 5}");
-    x = nn_add(graph, "relu", "relu2", x, "{}");
     x = nn_add(graph, "maxpool2d", "pool2", x, "{kernel: 2, stride: 2}");
+    x = nn_add(graph, "relu", "relu2", x, "{}");
     x = nn_add(graph, "flatten", "flatten", x, "{}");
     x = nn_add(graph, "dense", "fc1", x, "{out: 120}");
     x = nn_add(graph, "relu", "relu3", x, "{}");

@@ -127,8 +127,8 @@ static void lenet_layers_have_the_work_and_bytes_of_their_shapes(void **state)
 
     /* x and y; then dy, y and dx. */
     row = row_of(&s, "relu1");
-    assert_cost(row, LAUNCH_FORWARD, 1, 0, 4.0 * 2 * N * 6 * 784);
-    assert_cost(row, LAUNCH_BACKWARD_DATA, 3, 0, 4.0 * 3 * N * 6 * 784);
+    assert_cost(row, LAUNCH_FORWARD, 1, 0, 4.0 * 2 * N * 6 * 196);
+    assert_cost(row, LAUNCH_BACKWARD_DATA, 3, 0, 4.0 * 3 * N * 6 * 196);
     assert_cost(row, LAUNCH_BACKWARD_FILTER, 0, 0, 0);
 
     /* x, y and the places of the maxima; then dy, the places and dx. */
