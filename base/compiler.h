@@ -27,11 +27,17 @@
 #define CVY_VECTOR_LOOSE(size_bytes)
 #endif
 
-/** The elements of a vector in another order; order: integers, which elements. */
+/** Some elements of two vectors, by constant numbers that count on from the first to the second. */
 #if defined(__GNUC__)
-#define CVY_VECTOR_SHUFFLE(vector, order) __builtin_shuffle(vector, order)
+#define CVY_VECTOR_PICK(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 #else
-#define CVY_VECTOR_SHUFFLE(vector, order) (vector)
+#error "needs GCC 12 or clang 14: vectors are GCC's extension"
+#endif
+
+/** The elements of a vector in another order; order: a vector of integers, which elements. Not
+ *  defined where the compiler has none. */
+#if defined(__GNUC__) && !defined(__clang__)
+#define CVY_VECTOR_SHUFFLE(vector, order) __builtin_shuffle(vector, order)
 #endif
 
 /** A function whose body the caller gets whatever its size, so that constant arguments unroll its

@@ -40,8 +40,9 @@ static cvy_status parse_image(const char *text, nn_shape *out)
 
 static cvy_status parse_mode(const char *text, int *out)
 {
-    if (strcmp(text, "train") != 0 && strcmp(text, "eval") != 0)
+    if (strcmp(text, "train") != 0 && strcmp(text, "eval") != 0) {
         return CVY_FAIL(CVY_ERR_USAGE, "--mode is '%s', expected train or eval", text);
+    }
     *out = strcmp(text, "train") == 0;
     return CVY_OK;
 }
@@ -105,8 +106,9 @@ static cvy_status parse(int argc, char **argv, step_options *out)
         .warmup = 2};
     int c = 0;
 
-    while ((c = getopt_long(argc, argv, "", table, NULL)) != -1)
+    while ((c = getopt_long(argc, argv, "", table, NULL)) != -1) {
         CVY_RETURN_IF_ERR(parse_one(c, &options));
+    }
     if (options.is_help) {
         *out = options;
         return CVY_OK;
@@ -115,8 +117,9 @@ static cvy_status parse(int argc, char **argv, step_options *out)
         fputs(usage_text, stderr);
         return CVY_FAIL(CVY_ERR_USAGE, "'%s' is not an option", argv[optind]);
     }
-    if (options.has_layers && options.is_server)
+    if (options.has_layers && options.is_server) {
         return CVY_FAIL(CVY_ERR_USAGE, "--layers and --serve exclude each other");
+    }
     if (options.net.arch == NULL) return CVY_FAIL(CVY_ERR_USAGE, "--arch is missing");
     launch_stepper_complete(&options.net);
     *out = options;
@@ -144,8 +147,9 @@ static cvy_status measure_layers(const step_options *options, launch_stepper *s)
     CVY_RETURN_IF_ERR(launch_stepper_table(s, figures.time_s.mean, &table));
     const cvy_status status = launch_report_table(&table, options->net.is_training, NULL);
     launch_table_free(&table);
-    if (status == CVY_OK && fflush(stdout) != 0)
+    if (status == CVY_OK && fflush(stdout) != 0) {
         return CVY_FAIL(CVY_ERR_CANNOT_WRITE, "write to stdout: %s", strerror(errno));
+    }
     return status;
 }
 

@@ -40,8 +40,9 @@ cvy_status bench_serve(bench_measure measure, void *arg)
     while (fgets(line, sizeof line, stdin) != NULL) {
         int64_t n = 0;
         line[strcspn(line, "\r\n")] = 0;
-        if (strncmp(line, "run ", 4) != 0)
+        if (strncmp(line, "run ", 4) != 0) {
             return CVY_FAIL(CVY_ERR_USAGE, "stdin: '%s', expected lines 'run N'", line);
+        }
         CVY_RETURN_IF_ERR(bench_parse_count("run", line + 4, 1, MAX_REPETITIONS, &n));
         CVY_RETURN_IF_ERR(bench_run_once(measure, arg, n));
     }

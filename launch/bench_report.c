@@ -83,9 +83,9 @@ static void print_cell(const printing *p, const launch_cost *cost)
 static void print_left(const char *name, const char *type, const char *shape, double share)
 {
     printf("%-*s %-*s %-*s", NAME_WIDTH, name, TYPE_WIDTH, type, SHAPE_WIDTH, shape);
-    if (share >= 0)
+    if (share >= 0) {
         printf(" %*.1f%%", SHARE_WIDTH - 1, 100 * share);
-    else
+    } else
         printf(" %*s", SHARE_WIDTH, "");
 }
 
@@ -98,9 +98,9 @@ static void print_row(const printing *p, const launch_table_row *row)
 {
     char shape[64];
 
-    if (row->name == NULL)
+    if (row->name == NULL) {
         snprintf(shape, sizeof shape, "%d", row->n_layers);
-    else
+    } else
         nn_shape_text(&row->out, shape, sizeof shape);
     if (row->name != NULL && row->runs_at != row->layer_idx) {
         print_left(row->name, row->type, shape, -1);
@@ -116,12 +116,14 @@ static void print_row(const printing *p, const launch_table_row *row)
 static void print_head(const printing *p, const char *name, const char *shape)
 {
     print_left("", "", "", -1);
-    for (int i = 0; i < p->n_passes; i++)
+    for (int i = 0; i < p->n_passes; i++) {
         printf(" | %-*s", i + 1 < p->n_passes ? CELL_WIDTH : 0, pass_titles[i]);
+    }
     printf("\n%-*s %-*s %-*s %*s", NAME_WIDTH, name, TYPE_WIDTH, "type", SHAPE_WIDTH, shape,
            SHARE_WIDTH, "share");
-    for (int i = 0; i < p->n_passes; i++)
+    for (int i = 0; i < p->n_passes; i++) {
         printf(" |%9s %8s %5s %5s", "ms", "GFLOP/s", "peak", "mem");
+    }
     printf("\n");
 }
 
@@ -244,8 +246,9 @@ json_t *launch_report_table_json(json_t *object, const launch_table *table,
                               rows_json(table, table->rows, table->n_rows, ceilings));
     object = launch_json_with(object, "types",
                               rows_json(table, table->types, table->n_types, ceilings));
-    if (table->update.time_s > 0)
+    if (table->update.time_s > 0) {
         object = launch_json_with(object, "update", cost_json(&table->update, ceilings));
+    }
     object = launch_json_with(object, "rest_s", json_real(launch_table_rest_s(table)));
     return launch_json_with(object, "outside_convolutions",
                             json_real(launch_table_outside_convolutions(table)));

@@ -15,7 +15,8 @@ enum {
     MAX_CLASSES = 10000000,
     MAX_STEPS = 1000000,
     DEFAULT_MINIBATCH = 32,
-    DEFAULT_STEPS = 10
+    DEFAULT_STEPS = 10,
+    DEFAULT_WARMUP = 2
 };
 
 typedef struct bench_options {
@@ -198,10 +199,11 @@ static cvy_status bench_net_run(const bench_options *options, const char *job_pa
     launch_stepper s = {0};
     cvy_status status = CVY_OK;
 
-    if (job_path != NULL)
+    if (job_path != NULL) {
         CVY_RETURN_IF_ERR(take_job(job_path, options, net));
-    else
+    } else {
         launch_stepper_complete(&net->options);
+    }
     status = launch_stepper_open(&net->options, &s);
     if (status == CVY_OK) status = measure_net(options, &s);
     launch_stepper_close(&s);
@@ -220,13 +222,14 @@ static cvy_status bench_machine(const bench_options *options, int64_t threads)
 
 static int run(int argc, char **argv)
 {
-    bench_options options = {.mode = "train", .steps = DEFAULT_STEPS, .warmup = 2};
+    bench_options options = {.steps = DEFAULT_STEPS, .warmup = DEFAULT_WARMUP};
     bench_net net = {.job = {.root = NULL}};
     launch_list args;
     const int code = launch_parse(&launch_cmd_bench, argc, argv, &options, 0, 1, &args);
 
     if (code >= 0) return code;
-    if (strcmp(options.mode, "train") != 0 && strcmp(options.mode, "eval") != 0) {
+    const int is_eval = options.mode != NULL && strcmp(options.mode, "eval") == 0;
+    if (options.mode != NULL && !is_eval && strcmp(options.mode, "train") != 0) {
         return launch_usage_error(&launch_cmd_bench, "--mode is '%s', expected train or eval",
                                   options.mode);
     }
@@ -237,7 +240,7 @@ static int run(int argc, char **argv)
     const char *job_path = args.n > 0 ? args.value[0] : NULL;
     const int has_net = job_path != NULL || options.arch != NULL;
     if (!has_net && (options.image != NULL || options.classes > 0 || options.minibatch > 0 ||
-                     options.backend != NULL)) {
+                     options.backend != NULL || options.mode != NULL)) {
         return launch_usage_error(&launch_cmd_bench,
                                   "there is no net: give --arch NAME or a job file");
     }
@@ -247,7 +250,7 @@ static int run(int argc, char **argv)
     o->backend = options.backend != NULL ? options.backend : "auto";
     o->minibatch = options.minibatch > 0 ? options.minibatch : DEFAULT_MINIBATCH;
     o->threads = options.threads > 0 ? options.threads : usable_processors();
-    o->is_training = strcmp(options.mode, "train") == 0;
+    o->is_training = !is_eval;
     const cvy_status status = has_net ? bench_net_run(&options, job_path, &net)
                                       : bench_machine(&options, o->threads);
     launch_job_close(&net.job);

@@ -52,7 +52,8 @@ cvy_status launch_json_print(json_t *object)
     if (object == NULL) return CVY_FAIL(CVY_ERR_NO_MEMORY, "a line of figures");
     const int is_bad = json_dumpf(object, stdout, JSON_COMPACT | JSON_REAL_PRECISION(6)) != 0;
     json_decref(object);
-    if (is_bad || putchar('\n') == EOF || fflush(stdout) != 0)
+    if (is_bad || putchar('\n') == EOF || fflush(stdout) != 0) {
         return CVY_FAIL(CVY_ERR_CANNOT_WRITE, "write figures to stdout: %s", strerror(errno));
+    }
     return CVY_OK;
 }

@@ -68,14 +68,15 @@ static void join(const nn_graph *graph, const nn_net *net, int layer_idx, turn *
     for (int j = 0; j < plan->n_params; j++) {
         const double n_elems = (double)nn_shape_n_elems(&plan->params[j].shape);
         t->weights += n_elems * (double)sizeof(float);
-        if (plan->params[j].kind != NN_PARAM_RUNNING)
+        if (plan->params[j].kind != NN_PARAM_RUNNING) {
             t->dweights += n_elems * (double)sizeof(float);
+        }
     }
     t->saved += (double)plan->saved_bytes + (double)plan->saved_per_output * y;
     t->multiply_adds += (double)plan->multiply_adds;
     if (layer_idx != at) return;
     t->y = y;
-    if ((plan->needs & NN_NEEDS_Y) != 0) t->kept_y = y;
+    if (nn_net_reads_output(net, layer_idx)) t->kept_y = y;
 }
 
 static void make_turn(const nn_graph *graph, const nn_net *net, int at, turn *out)

@@ -55,11 +55,13 @@ static cvy_status make_batch(launch_stepper *s)
 
     s->images = cvy_alloc((size_t)n_elems * sizeof *s->images);
     s->labels = cvy_alloc((size_t)options->minibatch * sizeof *s->labels);
-    if (s->images == NULL || s->labels == NULL)
+    if (s->images == NULL || s->labels == NULL) {
         return CVY_FAIL(CVY_ERR_NO_MEMORY, "%lld images", (long long)options->minibatch);
+    }
     for (int64_t i = 0; i < n_elems; i++) s->images[i] = cvy_rng_normal(&rng);
-    for (int64_t i = 0; i < options->minibatch; i++)
+    for (int64_t i = 0; i < options->minibatch; i++) {
         s->labels[i] = (int32_t)cvy_rng_below(&rng, (uint32_t)logits.dim[1]);
+    }
     return CVY_OK;
 }
 
@@ -97,8 +99,9 @@ static cvy_status make_training(launch_stepper *s)
 {
     CVY_RETURN_IF_ERR(nn_optimizer_create(NULL, &s->optimizer));
     CVY_RETURN_IF_ERR(alloc_flat(s, &s->grads));
-    for (int i = 0; i < nn_optimizer_get_ops(s->optimizer)->n_states; i++)
+    for (int i = 0; i < nn_optimizer_get_ops(s->optimizer)->n_states; i++) {
         CVY_RETURN_IF_ERR(alloc_flat(s, &s->state[i]));
+    }
     return CVY_OK;
 }
 
@@ -233,8 +236,9 @@ json_t *launch_stepper_json(const launch_stepper *s, const launch_step_figures *
         {"weights_xxh3", json_string(figures->weights_xxh3)},
     };
 
-    for (size_t i = 0; i < sizeof rest / sizeof rest[0]; i++)
+    for (size_t i = 0; i < sizeof rest / sizeof rest[0]; i++) {
         object = launch_json_with(object, rest[i].key, rest[i].value);
+    }
     return options->is_training ? launch_json_with(object, "loss", json_real(s->loss)) : object;
 }
 

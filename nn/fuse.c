@@ -70,7 +70,10 @@ void nn_fuse(const nn_backend *backend, const nn_graph *graph, int is_inference,
     const nn_backend_ops *ops = backend->ops;
 
     for (int i = 0; i < plan->n_layers; i++) plan->chain[i] = plan->chain_conv[i] = NN_NO_CHAIN;
-    if (ops->norm_chain_forward == NULL || ops->norm_chain_backward == NULL) return;
+    if (ops->norm_chain_forward == NULL || ops->norm_chain_again == NULL ||
+        ops->norm_chain_backward == NULL) {
+        return;
+    }
     count_reads(graph, n_reads);
     for (int i = 0; i < plan->n_layers; i++) {
         if (has_role(nn_graph_layer_at(graph, i), NN_ROLE_RELU)) join(graph, n_reads, i, plan);

@@ -137,6 +137,11 @@ int nn_net_runs_at(const nn_net *net, int layer_idx)
     return nn_plan_runs_at(net->plan, layer_idx);
 }
 
+int nn_net_reads_output(const nn_net *net, int layer_idx)
+{
+    return nn_plan_reads_y(net->plan, nn_graph_layer_at(net->graph, layer_idx));
+}
+
 int nn_net_has_gradient(const nn_net *net, nn_value value)
 {
     return net->plan->grad[value] != NN_NO_BLOCK;

@@ -76,6 +76,8 @@ const nn_layer_time *nn_net_profile(const nn_net *net); /* one per layer of the 
 /** The layer at whose turn a layer runs, and where the profile has its time, forward and backward:
  *  itself, or the last layer of a chain that the backend does in one sweep. */
 int nn_net_runs_at(const nn_net *net, int layer_idx);
+/** Whether a layer, or the chain that ends with it, reads its output in the backward pass. */
+int nn_net_reads_output(const nn_net *net, int layer_idx);
 /** Whether backward passes compute the gradient of a value: in training, where trained parameters
  *  lie before it and the loss behind it, or a layer must write it anyway. */
 int nn_net_has_gradient(const nn_net *net, nn_value value);

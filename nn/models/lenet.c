@@ -18,7 +18,8 @@ static void build(nn_graph *graph, const nn_model_options *options)
     nn_value x = nn_add(graph, "conv2d", "conv1", 0, "{out: 6, kernel: 5, pad: %d}",
                         is_small ? 2 : 0);
 
-    /* The maximum before the rectifier: the same values and gradients with a quarter of the work. */
+    /* The maximum before the rectifier: the same values and gradients with a quarter of the work.
+     */
     x = nn_add(graph, "maxpool2d", "pool1", x, "{kernel: 2, stride: 2}");
     x = nn_add(graph, "relu", "relu1", x, "{}");
     x = nn_add(graph, "conv2d", "conv2", x, "{out: 16, kernel: 5}");

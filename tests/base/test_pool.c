@@ -56,6 +56,28 @@ static void every_chunk_is_done_once_at_any_number_of_threads(void **state)
     }
 }
 
+/* The first chunk takes until all others are done: somebody else must do its thread's share. */
+static void wait_for_the_others(void *arg, int64_t chunk_idx, int thread_idx)
+{
+    atomic_int *n_done = arg;
+
+    (void)thread_idx;
+    for (int i = 0; chunk_idx == 0 && i < 10000 && atomic_load(n_done) < 9; i++) usleep(1000);
+    if (chunk_idx != 0 || atomic_load(n_done) == 9) atomic_fetch_add(n_done, 1);
+}
+
+static void threads_without_work_take_that_of_others(void **state)
+{
+    cvy_pool *pool = NULL;
+    atomic_int n_done = 0;
+
+    (void)state;
+    assert_ok(cvy_pool_create(2, &pool));
+    cvy_pool_run(pool, 10, wait_for_the_others, &n_done);
+    assert_int_equal(atomic_load(&n_done), 10);
+    cvy_pool_destroy(&pool);
+}
+
 /* Plain memory: what the tasks wrote must be seen by the caller, and what the caller wrote by the
  * tasks, without further ado; a thread sanitizer checks the same. */
 typedef struct sums {
@@ -232,6 +254,7 @@ int main(void)
 {
     static const struct CMUnitTest tests[] = {
         cvy_unit_test(every_chunk_is_done_once_at_any_number_of_threads),
+        cvy_unit_test(threads_without_work_take_that_of_others),
         cvy_unit_test(many_short_runs_in_a_row_lose_nothing),
         cvy_unit_test(run_after_the_threads_fell_asleep_is_complete),
         cvy_unit_test(two_threads_work_at_once),

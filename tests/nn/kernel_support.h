@@ -126,6 +126,17 @@ static inline void kernel_compare(const char *what, const float *got, const floa
     }
 }
 
+/** Scratch full of NaN: whatever a kernel reads there it must have written. */
+static inline void *kernel_spoilt_workspace(nn_backend *backend, const nn_conv2d_geom *geom)
+{
+    const size_t size_bytes = backend->ops->conv2d_workspace_bytes(backend, geom);
+    void *workspace = backend->ops->alloc(backend, size_bytes);
+
+    assert_non_null(workspace);
+    memset(workspace, 0xff, size_bytes);
+    return workspace;
+}
+
 /** What a convolution of numbers on [-1, 1) may be off. A sum of n products of them is about n^0.5
  * / 3. In float, one after the other or through Winograd's transforms, whose constants go up to 8,
  * it is off by some 30 roundings. */

@@ -182,17 +182,6 @@ static conv_sizes sizes_of(const nn_conv2d_geom *geom)
                         .k = geom->k};
 }
 
-/* Scratch full of NaN: whatever a kernel reads there it must have written. */
-static void *spoilt_workspace(nn_backend *backend, const nn_conv2d_geom *geom)
-{
-    const size_t size_bytes = backend->ops->conv2d_workspace_bytes(backend, geom);
-    void *workspace = backend->ops->alloc(backend, size_bytes);
-
-    assert_non_null(workspace);
-    memset(workspace, 0xff, size_bytes);
-    return workspace;
-}
-
 /* out: y with bias, y without, dx, dx added to numbers, dfilter with dbias, dfilter alone. */
 static int64_t n_conv_outputs(const conv_sizes *size)
 {
@@ -212,7 +201,7 @@ static void run_conv(nn_backend *backend, const void *arg, float *out)
     float *y = kernel_blank(backend, &to), *plain_y = kernel_blank(backend, &to);
     float *dx = kernel_blank(backend, &in), *added_dx = kernel_random_activation(backend, 5, &in);
     float *dfilter = out + 2 * (size.y + size.x);
-    void *workspace = spoilt_workspace(backend, &geom);
+    void *workspace = kernel_spoilt_workspace(backend, &geom);
 
     assert_ok(ops->conv2d_forward(backend, &geom, x, filter, bias, y, workspace));
     assert_ok(ops->conv2d_forward(backend, &geom, x, filter, NULL, plain_y, workspace));
@@ -270,7 +259,7 @@ static void conv2d_of_an_image_does_not_depend_on_the_others(void **state)
         float *dy = kernel_random_activation(backend, 2, &to), *y = kernel_blank(backend, &to);
         float *one = kernel_floats(n_in + n_out);
         float *filter = kernel_random_floats(3, geom.k * geom.c * geom.r * geom.s);
-        void *workspace = spoilt_workspace(backend, &geom);
+        void *workspace = kernel_spoilt_workspace(backend, &geom);
 
         assert_ok(ops->conv2d_forward(backend, &geom, x, filter, NULL, y, workspace));
         assert_ok(ops->conv2d_backward_data(backend, &geom, dy, filter, dx, 0, workspace));
@@ -311,7 +300,7 @@ static void run_conv_tail(nn_backend *backend, const void *arg, float *out)
     float *residual = kernel_floats(n);
     float *filter = kernel_random_floats(2, size.filter);
     float *values = kernel_random_floats(3, 5 * size.k); /* bias, gamma, beta, mean, variance */
-    void *workspace = spoilt_workspace(backend, &geom);
+    void *workspace = kernel_spoilt_workspace(backend, &geom);
 
     for (int64_t i = 0; i < size.k; i++) values[4 * size.k + i] = 1.5f + values[4 * size.k + i];
     for (int all = 1; all >= 0; all--) {
@@ -388,7 +377,7 @@ static void conv2d_hand_values(nn_backend *backend)
                                        6532.5f, 603.5f,  7040.5f, 8754.5f, 9865.5f, 906.5f,
                                        70.5f,   87.5f,   98.5f,   9.5f};
     const nn_conv2d_geom geom = geom_of(&test);
-    void *workspace = spoilt_workspace(backend, &geom);
+    void *workspace = kernel_spoilt_workspace(backend, &geom);
     float y[16];
 
     assert_ok(backend->ops->conv2d_forward(backend, &geom, x, filter, bias, y, workspace));

@@ -9,7 +9,8 @@
 #include <math.h>
 
 /* The convolution's slots. Each pass has a table of kernels and takes the first that fits the
- * geometry, whatever the number of images: an image's result must not depend on it. */
+ * geometry, whatever the number of images. An image's result does not depend on that number either,
+ * but for the matrix products at the end of the tables, whose sums are cut by it. */
 
 typedef int (*fits_function)(const nn_conv2d_geom *geom);
 typedef int64_t (*floats_function)(nn_backend *backend, const nn_conv2d_geom *geom);
@@ -369,8 +370,8 @@ static nn_conv_epilogue make_epilogue(const nn_conv2d_geom *geom, const float *b
     }
     return (nn_conv_epilogue){.bias = bias != NULL ? biases : NULL,
                               .mean = tail != NULL ? means : NULL,
-                              .scale = scales,
-                              .shift = shifts,
+                              .scale = tail != NULL ? scales : NULL,
+                              .shift = tail != NULL ? shifts : NULL,
                               .residual = tail != NULL ? tail->residual : NULL,
                               .is_relu = tail != NULL && tail->is_relu};
 }

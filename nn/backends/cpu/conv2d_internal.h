@@ -5,7 +5,7 @@
 #include "nn/backends/cpu/cpu_internal.h"
 
 /**
- * Convolutions that sweeps (conv_sweep_internal.h) do not know: few channels, groups that are
+ * Convolutions that no other kernel knows (conv2d.c): few channels with a stride, groups that are
  * neither whole blocks nor an even part of one, very large filters. Both sides are dense NCHW here.
  *
  * How a convolution is cut, from its geometry alone.

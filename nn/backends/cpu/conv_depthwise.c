@@ -5,7 +5,7 @@
 #include <string.h>
 
 enum {
-    N_TASKS = 32,       /* enough for the threads of any machine that one net is run on */
+    N_TASKS = 32,       /* with more threads than that some idle */
     STEP_FLOATS = 8192, /* x and dy of a step, 32 KiB, stay in the first-level cache */
     INPUTS = 9          /* summed at once: a 3x3 filter, and sums enough to hide their latency */
 };
@@ -51,7 +51,7 @@ CVY_INLINE_ALWAYS void add_inputs(const step_rows *rows, const int64_t offset[IN
         nn_vec sums[INPUTS];
         CVY_UNROLL(16) for (int i = 0; i < INPUTS; i++)
         {
-            sums[i] = nn_vec_load(sum + i * NN_CPU_BLOCK + lane);
+            sums[i] = nn_vec_all(0.0f);
         }
         for (int64_t row = 0; row < rows->n; row++) {
             const float *dy = rows->dy + row * rows->dy_pitch +
@@ -72,7 +72,8 @@ CVY_INLINE_ALWAYS void add_inputs(const step_rows *rows, const int64_t offset[IN
         }
         CVY_UNROLL(16) for (int i = 0; i < INPUTS; i++)
         {
-            nn_vec_store(sum + i * NN_CPU_BLOCK + lane, sums[i]);
+            float *to = sum + i * NN_CPU_BLOCK + lane;
+            nn_vec_store(to, nn_vec_load(to) + sums[i]);
         }
     }
 }

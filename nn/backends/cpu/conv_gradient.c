@@ -7,7 +7,7 @@
 #include <string.h>
 
 enum {
-    N_TASKS = 32,            /* enough for the threads of any machine that one net is run on */
+    N_TASKS = 32,            /* with more threads than that some idle */
     PART_FLOATS = 32 * 1024, /* sums of a part */
     PART_BLOCKS = 16,        /* of x, at most */
     ROW_PIXELS = 128,        /* of a step along one row: a block of x and two of dy are 24 KiB */

@@ -119,7 +119,7 @@ void nn_conv_planes_fold_band(const nn_planes_pass *pass, int64_t image, nn_cpu_
     const nn_conv_planes *planes = pass->planes;
     const tile_kind kind = kinds[planes->dst_c - 1];
     float *const dst = pass->dst + image * planes->dst_c * planes->dst_h * planes->dst_w;
-    _Alignas(CVY_ALIGN_BYTES) group_sums sums = {0}; /* pixels past the row's end stay so */
+    _Alignas(CVY_ALIGN_BYTES) group_sums sums = {0}; /* past the row's end whatever: not written */
     tile t = {.planes = planes, .filter = pass->filter};
 
     for (int64_t i = 0; i < rows.n; i++) {

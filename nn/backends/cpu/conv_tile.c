@@ -62,8 +62,9 @@ CVY_INLINE_ALWAYS void store_tile(const nn_conv_tile *tile, nn_vec sum[MOST_PIXE
             if (tile->accumulate) value += nn_vec_load(tile->y + at);
             if (epilogue->residual != NULL) value += nn_vec_load(epilogue->residual + at);
             /* A NaN stays one: NaN <= 0 is false. */
-            if (epilogue->is_relu)
+            if (epilogue->is_relu) {
                 value = nn_vec_where(~(nn_mask)(value <= nn_vec_all(0.0f)), value);
+            }
             nn_vec_store(tile->y + at, value);
         }
     }

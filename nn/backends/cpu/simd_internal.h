@@ -135,14 +135,13 @@ static inline nn_vec_pair nn_vec_load_pairs(const float *x, int n)
     } else {
         low = nn_vec_load_part(x, 2 * n);
     }
-    return (nn_vec_pair){__builtin_shufflevector(low, high, NN_EVENS),
-                         __builtin_shufflevector(low, high, NN_ODDS)};
+    return (nn_vec_pair){CVY_VECTOR_PICK(low, high, NN_EVENS), CVY_VECTOR_PICK(low, high, NN_ODDS)};
 }
 
 static inline void nn_vec_store_pairs(float *y, nn_vec_pair pair, int n)
 {
-    const nn_vec low = __builtin_shufflevector(pair.even, pair.odd, NN_LOWS);
-    const nn_vec high = __builtin_shufflevector(pair.even, pair.odd, NN_HIGHS);
+    const nn_vec low = CVY_VECTOR_PICK(pair.even, pair.odd, NN_LOWS);
+    const nn_vec high = CVY_VECTOR_PICK(pair.even, pair.odd, NN_HIGHS);
 
     if (n == NN_VEC_LANES) {
         nn_vec_store(y, low);
@@ -159,8 +158,8 @@ CVY_INLINE_ALWAYS void nn_vec_fold(nn_vec *v, int half)
 {
     CVY_UNROLL(8) for (int i = 0; i < half; i++)
     {
-        v[i] = __builtin_shufflevector(v[i], v[i + half], NN_LOWS) +
-               __builtin_shufflevector(v[i], v[i + half], NN_HIGHS);
+        v[i] = CVY_VECTOR_PICK(v[i], v[i + half], NN_LOWS) +
+               CVY_VECTOR_PICK(v[i], v[i + half], NN_HIGHS);
     }
 }
 
@@ -207,11 +206,19 @@ static inline nn_vec_max nn_vec_greater(nn_vec_max best, nn_vec value, nn_mask p
 /** Lane i of the result is lane i ^ bit; bit < NN_VEC_LANES. */
 static inline nn_vec nn_vec_flip(nn_vec value, int bit)
 {
+#if defined(CVY_VECTOR_SHUFFLE)
     static const int32_t lanes[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     nn_mask order;
 
     memcpy(&order, lanes, sizeof order);
     return CVY_VECTOR_SHUFFLE(value, order ^ bit);
+#else
+    float from[NN_VEC_LANES], to[NN_VEC_LANES];
+
+    nn_vec_store(from, value);
+    for (int i = 0; i < NN_VEC_LANES; i++) to[i] = from[i ^ bit];
+    return nn_vec_load(to);
+#endif
 }
 
 /** value where mask is all ones, else 0. */

@@ -4,12 +4,10 @@
 #include "nn/backends/cpu/layout_internal.h"
 
 enum {
-    SMALL_PART = 2 * NN_TILE_PIXELS, /* tiles of a part, so that a few channels stay near */
-    LARGE_PART = 2 * NN_TILE_PIXELS, /* and with many, so that filters are read seldom */
-    LARGE_FROM = 128,                /* channels */
-    SINGLE_PART = 32,                /* with one block of channels, which the first cache holds */
-    MAX_PARTS = 8,                   /* of a chunk; while one is multiplied the next is fetched */
-    MIN_CHUNKS = 64,                 /* if there is enough work */
+    PART = 2 * NN_TILE_PIXELS, /* tiles: few, so that they stay near, and filters are read seldom */
+    SINGLE_PART = 32,          /* with one block of channels, which the first cache holds */
+    MAX_PARTS = 8,             /* of a chunk; while one is multiplied the next is fetched */
+    MIN_CHUNKS = 64,           /* if there is enough work */
     MIN_PARTS = 16,
     SMALLEST_PLANE = 4,
     MANY_GROUPS = 8,       /* of dst channels, which make chunks enough for some threads */
@@ -48,11 +46,10 @@ static int is_single(const nn_winograd *wino)
 
 static int64_t tiles_of_part(const nn_winograd *wino)
 {
-    const int is_large = nn_cpu_most(wino->src_c, wino->dst_c) >= LARGE_FROM;
     if (is_single(wino)) return SINGLE_PART;
     const int64_t wanted = nn_cpu_div_up(wino->n_tiles, MIN_PARTS * NN_TILE_PIXELS);
 
-    return nn_cpu_least(is_large ? LARGE_PART : SMALL_PART, wanted * NN_TILE_PIXELS);
+    return nn_cpu_least(PART, wanted * NN_TILE_PIXELS);
 }
 
 static void cut(nn_winograd *wino)
@@ -64,13 +61,13 @@ static void cut(nn_winograd *wino)
     wino->n_tiles = wino->n * wino->tile_rows * wino->tile_cols;
     const int64_t n_groups = nn_conv_n_groups(wino->dst_blocks);
     const int is_by_slabs = n_groups >= MANY_GROUPS && n_groups * group_floats(wino) >= MANY_FLOATS;
-    wino->tiles_per_part = is_by_slabs ? SMALL_PART : tiles_of_part(wino);
+    wino->tiles_per_part = is_by_slabs ? PART : tiles_of_part(wino);
     const int64_t n_parts = nn_cpu_div_up(wino->n_tiles, wino->tiles_per_part);
     wino->parts_per_chunk = nn_cpu_most(1, nn_cpu_least(MAX_PARTS, n_parts / MIN_CHUNKS));
     int64_t src_tiles = wino->tiles_per_part;
     if (is_by_slabs) {
-        const int64_t part_floats = NN_WINO_PLACES * wino->src_blocks * NN_CPU_BLOCK * SMALL_PART;
-        src_tiles = nn_cpu_least(n_parts, nn_cpu_most(1, SLAB_FLOATS / part_floats)) * SMALL_PART;
+        const int64_t part_floats = NN_WINO_PLACES * wino->src_blocks * NN_CPU_BLOCK * PART;
+        src_tiles = nn_cpu_least(n_parts, nn_cpu_most(1, SLAB_FLOATS / part_floats)) * PART;
         wino->tiles_per_slab = src_tiles;
     }
     const int64_t width = is_single(wino) ? SINGLE_PART : NN_TILE_PIXELS;

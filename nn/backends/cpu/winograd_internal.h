@@ -22,7 +22,7 @@ enum { NN_WINO_OUT = 4, NN_WINO_IN = 6, NN_WINO_PLACES = 36 };
 
 /** Positions are transformed all at once, or a third after the other: rows 0 and 5, 1 and 2, 3 and
  *  4 of the 6x6. */
-enum { NN_WINO_N_THIRDS = 3, NN_WINO_THIRD = 12, NN_WINO_ALL = -1 };
+enum { NN_WINO_N_THIRDS = 3, NN_WINO_ALL = -1 };
 static inline int nn_wino_third_of(int place)
 {
     return (place / NN_WINO_IN + 1) / 2 % NN_WINO_N_THIRDS;
