@@ -239,6 +239,10 @@ static void conv2d_of_an_image_does_not_depend_on_the_others(void **state)
 {
     static const conv_case cases[] = {
         {"sweep", 70, 16, 5, 6, 32, 3, 3, 2, 2, 1, 1, 1, 1, 1},
+        {"planes", 70, 3, 9, 21, 6, 3, 3, 1, 1, 1, 1, 1, 1, 1},
+        {"planes to blocks", 70, 3, 9, 21, 20, 3, 3, 1, 1, 1, 1, 1, 1, 1},
+        {"blocks to planes", 70, 20, 9, 21, 6, 5, 5, 1, 1, 2, 2, 1, 1, 1},
+        {"1x1", 70, 48, 7, 7, 80, 1, 1, 1, 1, 0, 0, 1, 1, 1},
         {"depthwise", 70, 20, 5, 6, 20, 3, 3, 1, 1, 1, 1, 1, 1, 20},
         {"groups of 4, stride 2", 70, 300, 5, 6, 300, 3, 3, 2, 2, 1, 1, 1, 1, 75},
         {"groups of 16", 70, 32, 5, 6, 32, 3, 3, 1, 1, 1, 1, 1, 1, 2},
