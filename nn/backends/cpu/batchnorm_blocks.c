@@ -330,19 +330,31 @@ void nn_cpu_bn_forward(nn_backend *backend, const nn_cpu_bn *bn)
     }
 }
 
-void nn_cpu_bn_inference(nn_backend *backend, const nn_cpu_bn *bn, const float *mean,
-                         const float *var)
+/* The line of one channel: of running statistics, or as forward left it (var NULL). */
+static void fill_line(const nn_cpu_bn *bn, int64_t c, const float *mean, const float *var, line *to)
+{
+    if (var != NULL) {
+        set_line(bn, c, (double)mean[c], 1.0 / sqrt((double)var[c] + bn->geom->eps), to);
+        return;
+    }
+    to->mean[c % NN_CPU_BLOCK] = mean[c];
+    to->scale[c % NN_CPU_BLOCK] = bn->scale[c];
+    to->shift[c % NN_CPU_BLOCK] = bn->shift[c];
+}
+
+static void write_by_lines(nn_backend *backend, const nn_cpu_bn *bn, const float *mean,
+                           const float *var)
 {
     const int64_t blocks = nn_cpu_blocks(bn->geom->c);
 
     for (int64_t first = 0; first < blocks;) {
         bn_pass pass = pass_from(backend, bn, first, 0);
         for (int64_t i = 0; i < pass.cut.blocks; i++) {
+            const int64_t end = nn_cpu_least((first + i + 1) * NN_CPU_BLOCK, bn->geom->c);
             line *to = line_at(&pass, i);
             *to = (line){.mean = {0.0f}};
-            for (int64_t c = (first + i) * NN_CPU_BLOCK;
-                 c < nn_cpu_least((first + i + 1) * NN_CPU_BLOCK, bn->geom->c); c++) {
-                set_line(bn, c, (double)mean[c], 1.0 / sqrt((double)var[c] + bn->geom->eps), to);
+            for (int64_t c = (first + i) * NN_CPU_BLOCK; c < end; c++) {
+                fill_line(bn, c, mean, var, to);
             }
         }
         write_slice(backend, &pass);
@@ -350,23 +362,13 @@ void nn_cpu_bn_inference(nn_backend *backend, const nn_cpu_bn *bn, const float *
     }
 }
 
+void nn_cpu_bn_inference(nn_backend *backend, const nn_cpu_bn *bn, const float *mean,
+                         const float *var)
+{
+    write_by_lines(backend, bn, mean, var);
+}
+
 void nn_cpu_bn_again(nn_backend *backend, const nn_cpu_bn *bn)
 {
-    const int64_t blocks = nn_cpu_blocks(bn->geom->c);
-
-    for (int64_t first = 0; first < blocks;) {
-        bn_pass pass = pass_from(backend, bn, first, 0);
-        for (int64_t i = 0; i < pass.cut.blocks; i++) {
-            line *to = line_at(&pass, i);
-            *to = (line){.mean = {0.0f}};
-            for (int64_t c = (first + i) * NN_CPU_BLOCK;
-                 c < nn_cpu_least((first + i + 1) * NN_CPU_BLOCK, bn->geom->c); c++) {
-                to->mean[c % NN_CPU_BLOCK] = bn->mean[c];
-                to->scale[c % NN_CPU_BLOCK] = bn->scale[c];
-                to->shift[c % NN_CPU_BLOCK] = bn->shift[c];
-            }
-        }
-        write_slice(backend, &pass);
-        first += pass.cut.blocks;
-    }
+    write_by_lines(backend, bn, bn->mean, NULL);
 }
