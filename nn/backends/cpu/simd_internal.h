@@ -73,6 +73,11 @@ static inline nn_vec nn_vec_all(float value)
     return value - (nn_vec){0.0f};
 }
 
+static inline nn_vec nn_vec_times(float factor, nn_vec x)
+{
+    return nn_vec_all(factor) * x;
+}
+
 /** The first n lanes, 0 < n <= NN_VEC_LANES; the others are 0, and no memory of theirs is touched.
  */
 #if defined(__AVX512F__)

@@ -1,90 +1,9 @@
 #include "nn/backends/cpu/winograd_internal.h"
+#include "nn/backends/cpu/winograd_lines_internal.h"
 
 #include <stddef.h>
 
-/* The one-dimensional transforms at the points 0, +-a, +-b, infinity with a = 1/sqrt(2) and
- * b = sqrt(2). Applied to columns and then to rows. */
-#define A  0.70710678118654752f
-#define B  1.41421356237309505f
-#define A2 0.5f
-#define B2 2.0f
-#define A3 0.35355339059327376f
-#define B3 2.82842712474619010f
-
 enum { OUT = NN_WINO_OUT, IN = NN_WINO_IN };
-
-static inline nn_vec times(float factor, nn_vec x)
-{
-    return nn_vec_all(factor) * x;
-}
-
-/* B^T x: rows are the polynomials that vanish at all points but one. */
-CVY_INLINE_ALWAYS void input_line(const nn_vec x[IN], nn_vec out[IN])
-{
-    const nn_vec even_a = x[4] - times(B2, x[2]), odd_a = times(A, x[3]) - times(B, x[1]);
-    const nn_vec even_b = x[4] - times(A2, x[2]), odd_b = times(B, x[3]) - times(A, x[1]);
-
-    out[0] = x[0] + x[4] - times(A2 + B2, x[2]);
-    out[1] = even_a + odd_a;
-    out[2] = even_a - odd_a;
-    out[3] = even_b + odd_b;
-    out[4] = even_b - odd_b;
-    out[5] = x[1] + x[5] - times(A2 + B2, x[3]);
-}
-
-/* A^T m: powers of the points. */
-CVY_INLINE_ALWAYS void output_line(const nn_vec m[IN], nn_vec out[OUT])
-{
-    const nn_vec sum_a = m[1] + m[2], difference_a = m[1] - m[2];
-    const nn_vec sum_b = m[3] + m[4], difference_b = m[3] - m[4];
-
-    out[0] = m[0] + sum_a + sum_b;
-    out[1] = times(A, difference_a) + times(B, difference_b);
-    out[2] = times(A2, sum_a) + times(B2, sum_b);
-    out[3] = m[5] + times(B3, difference_b) + times(A3, difference_a);
-}
-
-/* A y. */
-CVY_INLINE_ALWAYS void output_adjoint_line(const nn_vec y[OUT], nn_vec out[IN])
-{
-    const nn_vec even_a = y[0] + times(A2, y[2]), odd_a = times(A, y[1]) + times(A3, y[3]);
-    const nn_vec even_b = y[0] + times(B2, y[2]), odd_b = times(B, y[1]) + times(B3, y[3]);
-
-    out[0] = y[0];
-    out[1] = even_a + odd_a;
-    out[2] = even_a - odd_a;
-    out[3] = even_b + odd_b;
-    out[4] = even_b - odd_b;
-    out[5] = y[3];
-}
-
-/* G g: values at the points, over the products of their distances: -3/2 at +-a, 6 at +-b. */
-CVY_INLINE_ALWAYS void filter_line(const nn_vec g[3], nn_vec out[IN])
-{
-    const nn_vec even_a = times(-2.0f / 3.0f, g[0] + times(A2, g[2]));
-    const nn_vec odd_a = times(-2.0f / 3.0f * A, g[1]);
-    const nn_vec even_b = times(1.0f / 6.0f, g[0] + times(B2, g[2]));
-    const nn_vec odd_b = times(1.0f / 6.0f * B, g[1]);
-
-    out[0] = g[0];
-    out[1] = even_a + odd_a;
-    out[2] = even_a - odd_a;
-    out[3] = even_b + odd_b;
-    out[4] = even_b - odd_b;
-    out[5] = g[2];
-}
-
-/* G^T u. */
-CVY_INLINE_ALWAYS void filter_adjoint_line(const nn_vec u[IN], nn_vec out[3])
-{
-    const nn_vec sum_a = times(-2.0f / 3.0f, u[1] + u[2]), sum_b = times(1.0f / 6.0f, u[3] + u[4]);
-    const nn_vec difference_a = times(-2.0f / 3.0f * A, u[1] - u[2]);
-    const nn_vec difference_b = times(1.0f / 6.0f * B, u[3] - u[4]);
-
-    out[0] = u[0] + sum_a + sum_b;
-    out[1] = difference_a + difference_b;
-    out[2] = times(A2, sum_a) + times(B2, sum_b) + u[5];
-}
 
 /* --- Runs of tiles ---------------------------------------------------------------------------- */
 
@@ -162,7 +81,7 @@ CVY_INLINE_ALWAYS void store_input_row(const nn_vec t[IN], float *out, int64_t p
 {
     nn_vec v[IN];
 
-    input_line(t, v);
+    nn_wino_input_line(t, v);
     CVY_UNROLL(6) for (int j = 0; j < IN; j++) nn_vec_store(out + j * pitch, v[j]);
 }
 
@@ -177,9 +96,9 @@ CVY_INLINE_ALWAYS void input_pair(const tile_rows *rows, float near, float far, 
         CVY_UNROLL(6) for (int j = 0; j < IN; j++)
         {
             const nn_vec even = pixel(rows, x4, j, inside) -
-                                times(far * far, pixel(rows, x2, j, inside));
-            const nn_vec odd = times(near, pixel(rows, x3, j, inside)) -
-                               times(far, pixel(rows, x1, j, inside));
+                                nn_vec_times(far * far, pixel(rows, x2, j, inside));
+            const nn_vec odd = nn_vec_times(near, pixel(rows, x3, j, inside)) -
+                               nn_vec_times(far, pixel(rows, x1, j, inside));
             plus[j] = even + odd;
             minus[j] = even - odd;
         }
@@ -204,7 +123,7 @@ CVY_INLINE_ALWAYS void input_end(const tile_rows *rows, int first, float *out, i
         CVY_UNROLL(6) for (int j = 0; j < IN; j++)
         {
             t[j] = pixel(rows, x0, j, inside) + pixel(rows, x4, j, inside) -
-                   times(A2 + B2, pixel(rows, x2, j, inside));
+                   nn_vec_times(NN_WINO_A2 + NN_WINO_B2, pixel(rows, x2, j, inside));
         }
         store_input_row(t, out, pitch);
         x0 += OUT * NN_CPU_BLOCK;
@@ -225,10 +144,10 @@ CVY_INLINE_ALWAYS void input_rows(const tile_rows *rows, int third, float *out, 
         input_end(rows, 1, out + (is_all ? (IN - 1) * IN : IN) * pitch, pitch, inside);
     }
     if (third == 1 || is_all) {
-        input_pair(rows, A, B, out + (is_all ? IN : 0) * pitch, pitch, inside);
+        input_pair(rows, NN_WINO_A, NN_WINO_B, out + (is_all ? IN : 0) * pitch, pitch, inside);
     }
     if (third == 2 || is_all) {
-        input_pair(rows, B, A, out + (is_all ? 3 * IN : 0) * pitch, pitch, inside);
+        input_pair(rows, NN_WINO_B, NN_WINO_A, out + (is_all ? 3 * IN : 0) * pitch, pitch, inside);
     }
 }
 
@@ -284,7 +203,7 @@ CVY_INLINE_ALWAYS void store_output_row(const output_rows *rows, float *y, int r
     nn_vec out[OUT];
 
     if (!form.inside && row >= rows->n_rows) return;
-    output_line(t, out);
+    nn_wino_output_line(t, out);
     CVY_UNROLL(4) for (int j = 0; j < OUT; j++)
     {
         float *at = y + row * rows->row_pitch + j * NN_CPU_BLOCK;
@@ -311,7 +230,7 @@ CVY_INLINE_ALWAYS void output_even(const float *m, int64_t pitch, const output_r
             const nn_vec sum_b = nn_vec_load(at + 3 * IN * pitch) +
                                  nn_vec_load(at + 4 * IN * pitch);
             first[j] = nn_vec_load(at) + sum_a + sum_b;
-            second[j] = times(A2, sum_a) + times(B2, sum_b);
+            second[j] = nn_vec_times(NN_WINO_A2, sum_a) + nn_vec_times(NN_WINO_B2, sum_b);
         }
         store_output_row(rows, y, 0, form, first);
         store_output_row(rows, y, 2, form, second);
@@ -335,9 +254,10 @@ CVY_INLINE_ALWAYS void output_odd(const float *m, int64_t pitch, const output_ro
                                         nn_vec_load(at + 2 * IN * pitch);
             const nn_vec difference_b = nn_vec_load(at + 3 * IN * pitch) -
                                         nn_vec_load(at + 4 * IN * pitch);
-            first[j] = times(A, difference_a) + times(B, difference_b);
-            second[j] = nn_vec_load(at + 5 * IN * pitch) + times(B3, difference_b) +
-                        times(A3, difference_a);
+            first[j] = nn_vec_times(NN_WINO_A, difference_a) +
+                       nn_vec_times(NN_WINO_B, difference_b);
+            second[j] = nn_vec_load(at + 5 * IN * pitch) + nn_vec_times(NN_WINO_B3, difference_b) +
+                        nn_vec_times(NN_WINO_A3, difference_a);
         }
         store_output_row(rows, y, 1, form, first);
         store_output_row(rows, y, 3, form, second);
@@ -431,7 +351,7 @@ CVY_INLINE_ALWAYS void store_adjoint_row(const nn_vec t[OUT], float *out, int64_
 {
     nn_vec v[IN];
 
-    output_adjoint_line(t, v);
+    nn_wino_output_adjoint_line(t, v);
     CVY_UNROLL(6) for (int j = 0; j < IN; j++) nn_vec_store(out + j * pitch, v[j]);
 }
 
@@ -445,9 +365,9 @@ CVY_INLINE_ALWAYS void adjoint_pair(const tile_rows *rows, float point, float *o
         CVY_UNROLL(4) for (int j = 0; j < OUT; j++)
         {
             const nn_vec even = pixel(rows, y0, j, inside) +
-                                times(point * point, pixel(rows, y2, j, inside));
-            const nn_vec odd = times(point, pixel(rows, y1, j, inside)) +
-                               times(point * point * point, pixel(rows, y3, j, inside));
+                                nn_vec_times(point * point, pixel(rows, y2, j, inside));
+            const nn_vec odd = nn_vec_times(point, pixel(rows, y1, j, inside)) +
+                               nn_vec_times(point * point * point, pixel(rows, y3, j, inside));
             plus[j] = even + odd;
             minus[j] = even - odd;
         }
@@ -485,10 +405,10 @@ CVY_INLINE_ALWAYS void adjoint_rows(const tile_rows *rows, int third, float *out
         adjoint_end(rows, OUT - 1, out + (is_all ? (IN - 1) * IN : IN) * pitch, pitch, inside);
     }
     if (third == 1 || is_all) {
-        adjoint_pair(rows, A, out + (is_all ? IN : 0) * pitch, pitch, inside);
+        adjoint_pair(rows, NN_WINO_A, out + (is_all ? IN : 0) * pitch, pitch, inside);
     }
     if (third == 2 || is_all) {
-        adjoint_pair(rows, B, out + (is_all ? 3 * IN : 0) * pitch, pitch, inside);
+        adjoint_pair(rows, NN_WINO_B, out + (is_all ? 3 * IN : 0) * pitch, pitch, inside);
     }
 }
 
@@ -523,12 +443,12 @@ void nn_wino_filter(const float *filter, float *out, int64_t pitch)
             for (int j = 0; j < 3; j++) {
                 g[j] = nn_vec_load(filter + (i * 3 + j) * NN_CPU_BLOCK + lane);
             }
-            filter_line(g, t[i]);
+            nn_wino_filter_line(g, t[i]);
         }
         for (int j = 0; j < IN; j++) {
             const nn_vec column[3] = {t[0][j], t[1][j], t[2][j]};
             nn_vec u[IN];
-            filter_line(column, u);
+            nn_wino_filter_line(column, u);
             for (int i = 0; i < IN; i++) nn_vec_store(out + (i * IN + j) * pitch + lane, u[i]);
         }
     }
@@ -541,12 +461,12 @@ void nn_wino_filter_adjoint(const float *sum, int64_t pitch, float *out)
         for (int j = 0; j < IN; j++) {
             nn_vec column[IN], s[3];
             for (int i = 0; i < IN; i++) column[i] = nn_vec_load(sum + (i * IN + j) * pitch + lane);
-            filter_adjoint_line(column, s);
+            nn_wino_filter_adjoint_line(column, s);
             for (int i = 0; i < 3; i++) t[i][j] = s[i];
         }
         for (int i = 0; i < 3; i++) {
             nn_vec g[3];
-            filter_adjoint_line(t[i], g);
+            nn_wino_filter_adjoint_line(t[i], g);
             for (int j = 0; j < 3; j++) {
                 nn_vec_store(out + (i * 3 + j) * NN_CPU_BLOCK + lane, g[j]);
             }
