@@ -15,39 +15,7 @@
 typedef int (*fits_function)(const nn_conv2d_geom *geom);
 typedef int64_t (*floats_function)(nn_backend *backend, const nn_conv2d_geom *geom);
 
-static int64_t taps_of(const nn_conv2d_geom *geom)
-{
-    return geom->r * geom->s;
-}
-
-/* Floats of KCRS from one output channel to the next. */
-static int64_t k_stride(const nn_conv2d_geom *geom)
-{
-    return geom->c / geom->groups * taps_of(geom);
-}
-
 /* --- Forward ---------------------------------------------------------------------------------- */
-
-static int64_t winograd_floats(nn_backend *backend, const nn_conv2d_geom *geom)
-{
-    nn_winograd wino;
-
-    nn_winograd_forward(geom, &wino);
-    return nn_winograd_workspace_floats(&wino, backend->n_threads);
-}
-
-static cvy_status winograd_run(nn_backend *backend, const nn_conv2d_geom *geom, const float *x,
-                               const float *filter, const nn_conv_epilogue *epilogue, float *y,
-                               float *workspace)
-{
-    const nn_wino_filters filters = {
-        .at = filter, .dst_stride = k_stride(geom), .src_stride = taps_of(geom)};
-    nn_winograd wino;
-
-    nn_winograd_forward(geom, &wino);
-    nn_winograd_run(backend, &wino, x, &filters, epilogue, y, 0, workspace);
-    return CVY_OK;
-}
 
 static int64_t planes_floats(nn_backend *backend, const nn_conv2d_geom *geom)
 {
@@ -62,7 +30,7 @@ static cvy_status planes_run(nn_backend *backend, const nn_conv2d_geom *geom, co
                              float *workspace)
 {
     const nn_planes_filter filters = {
-        .at = filter, .dst_stride = k_stride(geom), .src_stride = taps_of(geom)};
+        .at = filter, .dst_stride = nn_conv_k_stride(geom), .src_stride = nn_conv_taps(geom)};
     nn_conv_planes planes;
 
     nn_conv_planes_forward(geom, &planes);
@@ -98,7 +66,8 @@ static cvy_status sweep_run(nn_backend *backend, const nn_conv2d_geom *geom, con
     nn_conv_sweep sweep;
 
     nn_conv_sweep_forward(geom, &sweep);
-    nn_conv_sweep_pack_filter(backend, &sweep, filter, k_stride(geom), taps_of(geom), workspace);
+    nn_conv_sweep_pack_filter(backend, &sweep, filter, nn_conv_k_stride(geom), nn_conv_taps(geom),
+                              workspace);
     nn_conv_sweep_run(backend, &sweep, x, workspace, epilogue, y, 0,
                       workspace + nn_conv_sweep_filter_floats(&sweep));
     return CVY_OK;
@@ -114,7 +83,7 @@ typedef struct forward_kernel {
 } forward_kernel;
 
 static const forward_kernel forward_kernels[] = {
-    {nn_winograd_fits, winograd_floats, winograd_run, 1},
+    {nn_winograd_fits, nn_conv_winograd_floats, nn_conv_winograd_forward, 1},
     {nn_conv_planes_fits_forward, planes_floats, planes_run, 0},
     {nn_conv_planes_spread_fits, spread_floats, spread_run, 0},
     {nn_conv_sweep_fits, sweep_floats, sweep_run, 1},
@@ -122,28 +91,6 @@ static const forward_kernel forward_kernels[] = {
 };
 
 /* --- The gradient of the input ---------------------------------------------------------------- */
-
-static int64_t winograd_data_floats(nn_backend *backend, const nn_conv2d_geom *geom)
-{
-    nn_winograd wino;
-
-    nn_winograd_backward(geom, &wino);
-    return nn_winograd_workspace_floats(&wino, backend->n_threads);
-}
-
-static cvy_status winograd_data_run(nn_backend *backend, const nn_conv2d_geom *geom,
-                                    const float *dy, const float *filter, float *dx, int accumulate,
-                                    float *workspace)
-{
-    const nn_wino_filters filters = {
-        .at = filter, .dst_stride = taps_of(geom), .src_stride = k_stride(geom), .is_turned = 1};
-    nn_winograd wino;
-
-    nn_winograd_backward(geom, &wino);
-    nn_winograd_run(backend, &wino, dy, &filters, &(nn_conv_epilogue){0}, dx, accumulate,
-                    workspace);
-    return CVY_OK;
-}
 
 static int64_t planes_data_floats(nn_backend *backend, const nn_conv2d_geom *geom)
 {
@@ -156,8 +103,10 @@ static int64_t planes_data_floats(nn_backend *backend, const nn_conv2d_geom *geo
 static cvy_status planes_data_run(nn_backend *backend, const nn_conv2d_geom *geom, const float *dy,
                                   const float *filter, float *dx, int accumulate, float *workspace)
 {
-    const nn_planes_filter filters = {
-        .at = filter, .dst_stride = taps_of(geom), .src_stride = k_stride(geom), .is_turned = 1};
+    const nn_planes_filter filters = {.at = filter,
+                                      .dst_stride = nn_conv_taps(geom),
+                                      .src_stride = nn_conv_k_stride(geom),
+                                      .is_turned = 1};
     nn_conv_planes planes;
 
     nn_conv_planes_backward(geom, &planes);
@@ -184,7 +133,8 @@ static cvy_status sweep_data_run(nn_backend *backend, const nn_conv2d_geom *geom
     nn_conv_sweep sweep;
 
     nn_conv_sweep_backward(geom, &sweep);
-    nn_conv_sweep_pack_filter(backend, &sweep, filter, taps_of(geom), k_stride(geom), workspace);
+    nn_conv_sweep_pack_filter(backend, &sweep, filter, nn_conv_taps(geom), nn_conv_k_stride(geom),
+                              workspace);
     nn_conv_sweep_run(backend, &sweep, dy, workspace, NULL, dx, accumulate,
                       workspace + nn_conv_sweep_filter_floats(&sweep));
     return CVY_OK;
@@ -198,7 +148,7 @@ typedef struct data_kernel {
 } data_kernel;
 
 static const data_kernel data_kernels[] = {
-    {nn_winograd_fits, winograd_data_floats, winograd_data_run},
+    {nn_winograd_fits, nn_conv_winograd_data_floats, nn_conv_winograd_backward_data},
     {nn_conv_planes_fits_backward, planes_data_floats, planes_data_run},
     {sweep_data_fits, sweep_data_floats, sweep_data_run},
     {nn_conv_dense_fits, nn_conv_dense_floats, nn_conv_dense_backward_data},
@@ -227,27 +177,6 @@ static cvy_status outer_run(nn_backend *backend, const nn_conv2d_geom *geom, con
                             const float *dy, float *dfilter, float *dbias, float *workspace)
 {
     nn_conv_planes_outer_run(backend, geom, x, dy, dfilter, dbias, workspace);
-    return CVY_OK;
-}
-
-static int64_t winograd_filter_floats(nn_backend *backend, const nn_conv2d_geom *geom)
-{
-    nn_winograd_gradient plan;
-
-    nn_winograd_gradient_plan(geom, &plan);
-    return plan.total_floats + backend->n_threads * plan.scratch_floats;
-}
-
-static cvy_status winograd_filter_run(nn_backend *backend, const nn_conv2d_geom *geom,
-                                      const float *x, const float *dy, float *dfilter, float *dbias,
-                                      float *workspace)
-{
-    nn_winograd_gradient plan;
-
-    (void)dbias;
-    nn_winograd_gradient_plan(geom, &plan);
-    nn_winograd_gradient_run(backend, &plan, x, dy, dfilter, workspace,
-                             workspace + plan.total_floats);
     return CVY_OK;
 }
 
@@ -310,7 +239,7 @@ typedef struct filter_kernel {
 static const filter_kernel filter_kernels[] = {
     {nn_conv_planes_fits_forward, planes_filter_floats, planes_filter_run, 1},
     {nn_conv_planes_outer_fits, outer_floats, outer_run, 1},
-    {nn_winograd_fits, winograd_filter_floats, winograd_filter_run, 0},
+    {nn_winograd_fits, nn_conv_winograd_filter_floats, nn_conv_winograd_backward_filter, 0},
     {depthwise_fits, depthwise_floats, depthwise_run, 0},
     {nn_conv_sweep_fits, gradient_floats, gradient_run, 0},
     {nn_conv_dense_fits, nn_conv_dense_floats, nn_conv_dense_backward_filter, 1},

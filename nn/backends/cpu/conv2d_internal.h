@@ -100,6 +100,30 @@ cvy_status nn_conv_dense_backward_filter(nn_backend *backend, const nn_conv2d_ge
                                          const float *x, const float *dy, float *dfilter,
                                          float *dbias, float *workspace);
 
+/** Winograd's kernels (conv2d_winograd.c), in the form of conv2d.c's tables. */
+int64_t nn_conv_winograd_floats(nn_backend *backend, const nn_conv2d_geom *geom);
+cvy_status nn_conv_winograd_forward(nn_backend *backend, const nn_conv2d_geom *geom, const float *x,
+                                    const float *filter, const nn_conv_epilogue *epilogue, float *y,
+                                    float *workspace);
+int64_t nn_conv_winograd_data_floats(nn_backend *backend, const nn_conv2d_geom *geom);
+cvy_status nn_conv_winograd_backward_data(nn_backend *backend, const nn_conv2d_geom *geom,
+                                          const float *dy, const float *filter, float *dx,
+                                          int accumulate, float *workspace);
+int64_t nn_conv_winograd_filter_floats(nn_backend *backend, const nn_conv2d_geom *geom);
+cvy_status nn_conv_winograd_backward_filter(nn_backend *backend, const nn_conv2d_geom *geom,
+                                            const float *x, const float *dy, float *dfilter,
+                                            float *dbias, float *workspace);
+
+static inline int64_t nn_conv_taps(const nn_conv2d_geom *geom)
+{
+    return geom->r * geom->s;
+}
+/** Floats of KCRS from one output channel to the next. */
+static inline int64_t nn_conv_k_stride(const nn_conv2d_geom *geom)
+{
+    return geom->c / geom->groups * nn_conv_taps(geom);
+}
+
 /** Output positions [first, first + n) of [0, n_out) at which a tap reads inside [0, n_in). */
 nn_cpu_span nn_cpu_conv_reach(int64_t tap_offset, int64_t stride, int64_t n_in, int64_t n_out);
 

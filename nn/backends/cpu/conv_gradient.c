@@ -149,15 +149,6 @@ static int64_t dy_between(const gradient_pass *pass, const step_place *from, con
            NN_CPU_BLOCK;
 }
 
-/* [first, first + n) of both. */
-static nn_cpu_span common(nn_cpu_span a, nn_cpu_span b)
-{
-    const int64_t first = nn_cpu_most(a.first, b.first);
-    const int64_t end = nn_cpu_least(a.first + a.n, b.first + b.n);
-
-    return (nn_cpu_span){first, nn_cpu_most(0, end - first)};
-}
-
 /* What a tap meets in a step: pixels of dy at which it is inside x. */
 typedef struct tap_window {
     int64_t n_rows, n_cols;
@@ -169,10 +160,10 @@ static tap_window place_tap(const nn_conv2d_geom *geom, const step_place *step, 
                             int64_t s)
 {
     const int64_t h = r * geom->dil_h - geom->pad_h, w = s * geom->dil_w - geom->pad_w;
-    const nn_cpu_span rows = common(step->rows,
-                                    nn_cpu_conv_reach(h, geom->stride_h, geom->h, geom->p));
-    const nn_cpu_span cols = common(step->cols,
-                                    nn_cpu_conv_reach(w, geom->stride_w, geom->w, geom->q));
+    const nn_cpu_span rows = nn_cpu_common(step->rows,
+                                           nn_cpu_conv_reach(h, geom->stride_h, geom->h, geom->p));
+    const nn_cpu_span cols = nn_cpu_common(step->cols,
+                                           nn_cpu_conv_reach(w, geom->stride_w, geom->w, geom->q));
 
     return (tap_window){
         .n_rows = cols.n > 0 ? rows.n : 0,
@@ -197,14 +188,14 @@ static void add_block(const tap_window *windows, int64_t n_taps, nn_conv_outer o
         outer.n_rows = window->n_rows;
         outer.n_cols = window->n_cols;
         outer.x_fetch = window->fetches_x ? x_fetch : 0;
-        if (window->n_rows > 0) nn_conv_outer_block(&outer, n_blocks);
+        if (window->n_rows > 0 || outer.is_new) nn_conv_outer_block(&outer, n_blocks);
         outer.sum += NN_CPU_BLOCK * NN_CPU_BLOCK * n_blocks;
         outer.dy_fetch = 0;
     }
 }
 
 static void add_step(const gradient_pass *pass, const task_place *task, const step_place *step,
-                     const step_place *next, float *sums)
+                     const step_place *next, int is_new, float *sums)
 {
     const nn_conv_gradient *plan = pass->plan;
     const nn_conv2d_geom *geom = &plan->geom;
@@ -236,6 +227,7 @@ static void add_step(const gradient_pass *pass, const task_place *task, const st
                                          .sum = sums +
                                                 i * plan->n_inputs * NN_CPU_BLOCK * NN_TILE_BLOCKS +
                                                 j * n_taps * NN_CPU_BLOCK * NN_CPU_BLOCK * n_blocks,
+                                         .is_new = is_new,
                                          .x_near = j + 1 < task->blocks.n ? x_plane : -j * x_plane,
                                          .x_fetch = i == 0 ? x_between(pass, step, next) : 0,
                                          .dy_fetch = j == 0 ? dy_between(pass, step, next) : 0};
@@ -249,7 +241,7 @@ static void add_step(const gradient_pass *pass, const task_place *task, const st
 
 /* x: the first pixel of these rows in the copy. */
 static void add_planes_step(const gradient_pass *pass, const task_place *task, int64_t image,
-                            nn_cpu_span rows, const float *x, float *sums)
+                            nn_cpu_span rows, const float *x, int is_new, float *sums)
 {
     const nn_conv_gradient *plan = pass->plan;
     const int64_t group = task->groups.first;
@@ -267,7 +259,8 @@ static void add_planes_step(const gradient_pass *pass, const task_place *task, i
                            .dy = pass->dy + (image * k_blocks + group * NN_TILE_BLOCKS) * dy_plane +
                                  rows.first * plan->geom.q * NN_CPU_BLOCK,
                            .dy_row_pitch = plan->geom.q * NN_CPU_BLOCK,
-                           .dy_block_pitch = dy_plane};
+                           .dy_block_pitch = dy_plane,
+                           .is_new = is_new};
 
     for (int64_t first = 0; first < n_inputs; first += n_taps) {
         int64_t offset[2 * NN_OUTER_TAPS_TWO];
@@ -340,7 +333,7 @@ static task_place place_task(const nn_conv_gradient *plan, int64_t task_idx)
 }
 
 static void add_planes(const gradient_pass *pass, const task_place *task, int64_t image,
-                       float *copy, float *sums)
+                       float *copy, int is_new, float *sums)
 {
     const nn_conv_gradient *plan = pass->plan;
     const int64_t row_floats = plan->sweep.src_step_h * plan->sweep.row_floats;
@@ -350,7 +343,8 @@ static void add_planes(const gradient_pass *pass, const task_place *task, int64_
         nn_conv_sweep_copy(&plan->sweep, pass->x, image, row, n, copy);
         for (int64_t i = 0; i < n; i += plan->rows_per_step) {
             const nn_cpu_span rows = {row + i, nn_cpu_least(plan->rows_per_step, n - i)};
-            add_planes_step(pass, task, image, rows, copy + i * row_floats, sums);
+            add_planes_step(pass, task, image, rows, copy + i * row_floats, is_new && row + i == 0,
+                            sums);
         }
     }
 }
@@ -386,15 +380,14 @@ static void sum_chunk(void *arg, int64_t chunk_idx, int thread_idx)
                                                : scratch;
     float *const copy = plan->total_floats > 0 ? scratch : scratch + plan->sum_floats;
 
-    memset(sums, 0, (size_t)plan->sum_floats * sizeof(float));
     for (int64_t i = 0; is_planes(plan) && i < task.images.n; i++) {
-        add_planes(pass, &task, task.images.first + i, copy, sums);
+        add_planes(pass, &task, task.images.first + i, copy, i == 0, sums);
     }
     const int64_t n = is_planes(plan) ? 0 : n_steps(plan, &task);
     for (int64_t i = 0; i < n; i++) {
         const step_place step = place_step(plan, &task, i);
         const step_place next = i + 1 < n ? place_step(plan, &task, i + 1) : step;
-        add_step(pass, &task, &step, &next, sums);
+        add_step(pass, &task, &step, &next, i == 0, sums);
     }
     if (plan->total_floats == 0) write_part(pass, &task, sums);
 }

@@ -20,15 +20,15 @@ CVY_INLINE_ALWAYS void clear(nn_vec sum[MOST_INPUTS][MOST_VECS], int n_inputs, i
     }
 }
 
-CVY_INLINE_ALWAYS void add_to_sum(nn_vec sum[MOST_INPUTS][MOST_VECS], int n_inputs, int n_vecs,
-                                  float *to)
+CVY_INLINE_ALWAYS void put_sum(nn_vec sum[MOST_INPUTS][MOST_VECS], int n_inputs, int n_vecs,
+                               int is_new, float *to)
 {
     CVY_UNROLL(16) for (int i = 0; i < n_inputs; i++)
     {
         CVY_UNROLL(16) for (int v = 0; v < n_vecs; v++)
         {
             float *at = to + (i * n_vecs + v) * NN_VEC_LANES;
-            nn_vec_store(at, nn_vec_load(at) + sum[i][v]);
+            nn_vec_store(at, is_new ? sum[i][v] : nn_vec_load(at) + sum[i][v]);
         }
     }
 }
@@ -74,7 +74,11 @@ CVY_INLINE_ALWAYS void sum_block(const nn_conv_outer *outer, const float *from, 
             }
         }
     }
-    add_to_sum(sum, n_inputs, n_vecs, to);
+    if (outer->is_new) {
+        put_sum(sum, n_inputs, n_vecs, 1, to);
+    } else {
+        put_sum(sum, n_inputs, n_vecs, 0, to);
+    }
 }
 
 /* As many channels at once as registers hold: a block in one go or in parts. */
@@ -126,7 +130,7 @@ CVY_INLINE_ALWAYS void sum_taps(const nn_conv_outer *outer, const int64_t *offse
             }
         }
     }
-    add_to_sum(sum, n_inputs, n_vecs, outer->sum);
+    put_sum(sum, n_inputs, n_vecs, outer->is_new, outer->sum);
 }
 
 void nn_conv_outer_taps(const nn_conv_outer *outer, int n_out_blocks, const int64_t *offset)

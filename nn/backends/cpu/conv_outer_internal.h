@@ -9,7 +9,7 @@
  * The innermost product of a filter's gradient: for each of some inputs, the sum over pixels of the
  * input times one or two blocks of output gradients, in registers:
  *
- *     sum[i][k] += sum over image, row, col of x[image, row, col][i] * dy[image, row, col][k]
+ *     sum[i][k] (+)= sum over image, row, col of x[image, row, col][i] * dy[image, row, col][k]
  *
  * Pixels are added in this order.
  */
@@ -20,6 +20,7 @@ typedef struct nn_conv_outer {
     const float *dy; /* columns are 16 floats apart */
     int64_t dy_image_pitch, dy_row_pitch, dy_block_pitch;
     float *sum; /* (inputs, 16 * n_out_blocks) */
+    int is_new; /* overwrite sum */
     /* Blocks only. Floats to what is read soon and fetched now; 0: nothing. x_near: by the next
      * call, into the nearest cache. */
     int64_t x_fetch, dy_fetch, x_near;

@@ -14,21 +14,6 @@ void nn_cpu_run(nn_backend *backend, int64_t n_chunks, cvy_pool_task task, void 
     }
 }
 
-int64_t nn_cpu_div_up(int64_t a, int64_t b)
-{
-    return (a + b - 1) / b;
-}
-
-int64_t nn_cpu_least(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
-int64_t nn_cpu_most(int64_t a, int64_t b)
-{
-    return a > b ? a : b;
-}
-
 nn_cpu_span nn_cpu_part(int64_t n, int64_t part_size, int64_t idx)
 {
     const int64_t first = idx * part_size;

@@ -32,15 +32,32 @@ enum { NN_CPU_CHUNK = 16384 };
 void nn_cpu_run(nn_backend *backend, int64_t n_chunks, cvy_pool_task task, void *arg);
 
 /** a / b rounded up; a >= 0, b > 0. */
-int64_t nn_cpu_div_up(int64_t a, int64_t b);
-int64_t nn_cpu_least(int64_t a, int64_t b);
-int64_t nn_cpu_most(int64_t a, int64_t b);
+static inline int64_t nn_cpu_div_up(int64_t a, int64_t b)
+{
+    return (a + b - 1) / b;
+}
+static inline int64_t nn_cpu_least(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+static inline int64_t nn_cpu_most(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
 
 /** Part idx of [0, n) when it is cut into parts of at most part_size. */
 typedef struct nn_cpu_span {
     int64_t first, n;
 } nn_cpu_span;
 nn_cpu_span nn_cpu_part(int64_t n, int64_t part_size, int64_t idx);
+/** What is in both. */
+static inline nn_cpu_span nn_cpu_common(nn_cpu_span a, nn_cpu_span b)
+{
+    const int64_t first = nn_cpu_most(a.first, b.first);
+    const int64_t end = nn_cpu_least(a.first + a.n, b.first + b.n);
+
+    return (nn_cpu_span){first, nn_cpu_most(0, end - first)};
+}
 
 /* --- matrix products (gemm.c) ------------------------------------------------------------------*/
 

@@ -115,17 +115,26 @@ typedef struct nn_vec_pair {
 #define NN_ODDS  1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31
 #define NN_LOWS  0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
 #define NN_HIGHS 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+#define NN_AHEAD 1, 2, 3, 16, 5, 6, 7, 20, 9, 10, 11, 24, 13, 14, 15, 28
 #elif defined(__AVX2__) || defined(__AVX__)
 #define NN_EVENS 0, 2, 4, 6, 8, 10, 12, 14
 #define NN_ODDS  1, 3, 5, 7, 9, 11, 13, 15
 #define NN_LOWS  0, 8, 1, 9, 2, 10, 3, 11
 #define NN_HIGHS 4, 12, 5, 13, 6, 14, 7, 15
+#define NN_AHEAD 1, 8, 3, 10, 5, 12, 7, 14
 #else
 #define NN_EVENS 0, 2, 4, 6
 #define NN_ODDS  1, 3, 5, 7
 #define NN_LOWS  0, 4, 1, 5
 #define NN_HIGHS 2, 6, 3, 7
+#define NN_AHEAD 4, 5, 6, 7
 #endif
+
+/** Of the floats of two vectors, which follow each other. */
+static inline nn_vec_pair nn_vec_split(nn_vec low, nn_vec high)
+{
+    return (nn_vec_pair){CVY_VECTOR_PICK(low, high, NN_EVENS), CVY_VECTOR_PICK(low, high, NN_ODDS)};
+}
 
 static inline nn_vec_pair nn_vec_load_pairs(const float *x, int n)
 {
@@ -140,7 +149,7 @@ static inline nn_vec_pair nn_vec_load_pairs(const float *x, int n)
     } else {
         low = nn_vec_load_part(x, 2 * n);
     }
-    return (nn_vec_pair){CVY_VECTOR_PICK(low, high, NN_EVENS), CVY_VECTOR_PICK(low, high, NN_ODDS)};
+    return nn_vec_split(low, high);
 }
 
 static inline void nn_vec_store_pairs(float *y, nn_vec_pair pair, int n)
@@ -177,6 +186,30 @@ CVY_INLINE_ALWAYS nn_vec nn_vec_sums(nn_vec v[NN_VEC_LANES])
     nn_vec_fold(v, 1);
     return v[0];
 }
+
+/** Lane j of v[i] becomes lane i of v[j]. */
+CVY_INLINE_ALWAYS void nn_vec_transpose(nn_vec v[NN_VEC_LANES])
+{
+    nn_vec w[NN_VEC_LANES];
+
+    CVY_UNROLL(4) for (int n = 1; n < NN_VEC_LANES; n *= 2)
+    {
+        CVY_UNROLL(8) for (int i = 0; i < NN_VEC_LANES / 2; i++)
+        {
+            w[2 * i] = CVY_VECTOR_PICK(v[i], v[i + NN_VEC_LANES / 2], NN_LOWS);
+            w[2 * i + 1] = CVY_VECTOR_PICK(v[i], v[i + NN_VEC_LANES / 2], NN_HIGHS);
+        }
+        CVY_UNROLL(16) for (int i = 0; i < NN_VEC_LANES; i++) v[i] = w[i];
+    }
+}
+
+/** Lanes are four rows of NN_VEC_LANES / 4: each goes on by one, with the first of the row of next
+ *  at its end. */
+static inline nn_vec nn_vec_rows_ahead(nn_vec v, nn_vec next)
+{
+    return CVY_VECTOR_PICK(v, next, NN_AHEAD);
+}
+#undef NN_AHEAD
 #undef NN_EVENS
 #undef NN_ODDS
 #undef NN_LOWS

@@ -44,21 +44,58 @@ static int is_single(const nn_winograd *wino)
     return NN_VECS_PER_BLOCK == 1 && wino->src_blocks == 1 && wino->dst_blocks == 1;
 }
 
+/* Of [0, n), an even number of equal parts, no larger than the most. */
+static int64_t even_parts(int64_t n, int64_t most)
+{
+    const int64_t n_parts = nn_cpu_div_up(n, most);
+
+    return nn_cpu_div_up(n, n_parts + n_parts % 2);
+}
+
 static int64_t tiles_of_part(const nn_winograd *wino)
 {
     if (is_single(wino)) return SINGLE_PART;
     const int64_t wanted = nn_cpu_div_up(wino->n_tiles, MIN_PARTS * NN_TILE_PIXELS);
 
-    return nn_cpu_least(PART, wanted * NN_TILE_PIXELS);
+    return even_parts(wino->n_tiles, nn_cpu_least(PART, wanted * NN_TILE_PIXELS));
+}
+
+/* As few tiles as there can be, and as many of 3 among them: the fewest positions. (5 outputs are
+ * two tiles of 3, one of which reaches over the border.) */
+static nn_wino_axis cut_axis(int64_t length)
+{
+    const int64_t n = nn_cpu_div_up(length, NN_WINO_OUT);
+    const int64_t n_short = nn_cpu_least(n, n * NN_WINO_OUT - length);
+
+    return (nn_wino_axis){{n - n_short, n_short}};
+}
+
+/* Whether tiles of a kind have 3 rows, 3 columns. */
+static int short_rows(int kind)
+{
+    return kind >= 2;
+}
+
+static int short_cols(int kind)
+{
+    return kind == 0 || kind == 3;
+}
+
+static void cut_plane(nn_winograd *wino)
+{
+    wino->rows = cut_axis(wino->dst_h);
+    wino->cols = cut_axis(wino->dst_w);
+    for (int kind = 0; kind < NN_WINO_N_KINDS; kind++) {
+        wino->n_tiles += wino->n * wino->rows.n[short_rows(kind)] * wino->cols.n[short_cols(kind)];
+        wino->kind_end[kind] = wino->n_tiles;
+    }
 }
 
 static void cut(nn_winograd *wino)
 {
     wino->src_blocks = nn_cpu_blocks(wino->src_c);
     wino->dst_blocks = nn_cpu_blocks(wino->dst_c);
-    wino->tile_rows = nn_cpu_div_up(wino->dst_h, NN_WINO_OUT);
-    wino->tile_cols = nn_cpu_div_up(wino->dst_w, NN_WINO_OUT);
-    wino->n_tiles = wino->n * wino->tile_rows * wino->tile_cols;
+    cut_plane(wino);
     const int64_t n_groups = nn_conv_n_groups(wino->dst_blocks);
     const int is_by_slabs = n_groups >= MANY_GROUPS && n_groups * group_floats(wino) >= MANY_FLOATS;
     wino->tiles_per_part = is_by_slabs ? PART : tiles_of_part(wino);
@@ -118,29 +155,50 @@ typedef struct wino_pass {
     nn_cpu_span slab;
 } wino_pass;
 
-static void filter_chunk(void *arg, int64_t chunk_idx, int thread_idx)
+static void filter_chunk(void *arg, int64_t group, int thread_idx)
 {
     const wino_pass *pass = arg;
-    const int64_t group = chunk_idx / pass->wino->src_blocks;
 
     (void)thread_idx;
-    nn_wino_transform_filters(pass->wino, pass->filters, group, chunk_idx % pass->wino->src_blocks,
+    nn_wino_transform_filters(pass->wino, pass->filters, group,
                               pass->packed + group * group_floats(pass->wino));
 }
 
 /* --- Tiles ------------------------------------------------------------------------------------ */
 
+nn_cpu_span nn_winograd_having(const nn_winograd *wino, nn_cpu_span tiles, int place)
+{
+    const int is_last_row = place / NN_WINO_IN == 1; /* in their order */
+    const int is_last_col = place % NN_WINO_IN == NN_WINO_IN - 1;
+    const int last_kind = is_last_row ? 1 : is_last_col ? 2 : 3; /* of 4x3, 4x4, 3x4, 3x3 */
+    const int64_t first = nn_cpu_most(tiles.first, is_last_col ? wino->kind_end[0] : 0);
+    const int64_t end = nn_cpu_least(tiles.first + tiles.n, wino->kind_end[last_kind]);
+
+    return first < end ? (nn_cpu_span){first, end - first} : (nn_cpu_span){tiles.first, 0};
+}
+
+/* Where a tile stands along an axis. */
+static int64_t tile_place(nn_wino_axis axis, int is_short, int64_t idx)
+{
+    return is_short ? axis.n[0] * NN_WINO_OUT + idx * (NN_WINO_OUT - 1) : idx * NN_WINO_OUT;
+}
+
 nn_wino_run nn_winograd_dst_run(const nn_winograd *wino, int64_t tile, int64_t most)
 {
-    const int64_t tiles = wino->tile_rows * wino->tile_cols;
-    const int64_t row = tile % tiles / wino->tile_cols, col = tile % wino->tile_cols;
+    int kind = 0;
 
-    return (nn_wino_run){.image = tile / tiles,
+    while (tile >= wino->kind_end[kind]) kind++;
+    if (kind > 0) tile -= wino->kind_end[kind - 1];
+    const int64_t n_rows = wino->rows.n[short_rows(kind)], n_cols = wino->cols.n[short_cols(kind)];
+    const int64_t row = tile / n_cols % n_rows, col = tile % n_cols;
+    return (nn_wino_run){.image = tile / (n_rows * n_cols),
                          .h = wino->dst_h,
                          .w = wino->dst_w,
-                         .row = row * NN_WINO_OUT,
-                         .col = col * NN_WINO_OUT,
-                         .n = nn_cpu_least(most, wino->tile_cols - col)};
+                         .row = tile_place(wino->rows, short_rows(kind), row),
+                         .col = tile_place(wino->cols, short_cols(kind), col),
+                         .rows = NN_WINO_OUT - short_rows(kind),
+                         .cols = NN_WINO_OUT - short_cols(kind),
+                         .n = nn_cpu_least(most, n_cols - col)};
 }
 
 nn_wino_run nn_winograd_src_run(const nn_winograd *wino, int64_t tile, int64_t most)
@@ -189,45 +247,55 @@ nn_wino_fetch nn_winograd_fetch_dst(const nn_winograd *wino, const float *dst, n
     return fetch;
 }
 
-/* The 4x4 pixels from the corner of a run on, as far as they exist. */
-static void fetch_tile(const float *plane, const nn_wino_run *run, int is_written)
+/* The next row of pixels: of the block, else of the next block, else of the next run. */
+static int fetch_next_row(nn_wino_fetch *fetch)
 {
-    const int64_t first = nn_cpu_most(run->col, 0);
-    const int64_t end = nn_cpu_least(run->col + NN_WINO_OUT, run->w);
-    const int64_t last_row = nn_cpu_least(run->row + NN_WINO_OUT, run->h);
+    const nn_winograd *wino = fetch->wino;
+    nn_wino_run *run = &fetch->run;
 
-    for (int64_t y = nn_cpu_most(run->row, 0); y < last_row; y++) {
-        const float *line = plane + y * run->w * NN_CPU_BLOCK;
-        for (int64_t x = first; x < end; x++) {
-            if (is_written) {
-                CVY_PREFETCH_WRITE(line + x * NN_CPU_BLOCK);
-            } else {
-                CVY_PREFETCH_READ(line + x * NN_CPU_BLOCK);
-            }
-        }
+    if (fetch->rows.n == 0 && fetch->block + 1 < fetch->blocks.n && run->n > 0) {
+        fetch->block++;
+        fetch->rows = fetch->run_rows;
     }
+    while (fetch->rows.n == 0) {
+        if (fetch->tile >= fetch->end) return 0;
+        const int64_t most = fetch->end - fetch->tile;
+        const int64_t halo = fetch->is_dst ? 0 : NN_WINO_IN - NN_WINO_OUT;
+        *run = fetch->is_dst ? nn_winograd_dst_run(wino, fetch->tile, most)
+                             : nn_winograd_src_run(wino, fetch->tile, most);
+        /* Tiles before have been above and left. */
+        fetch->run_rows = nn_cpu_common((nn_cpu_span){run->row + halo, run->rows},
+                                        (nn_cpu_span){0, run->h});
+        fetch->run_cols = nn_cpu_common((nn_cpu_span){run->col + halo, run->n * run->cols},
+                                        (nn_cpu_span){0, run->w});
+        fetch->rows = fetch->run_rows;
+        fetch->block = 0;
+        fetch->tile += run->n;
+    }
+    const int64_t n_blocks = fetch->is_dst ? wino->dst_blocks : wino->src_blocks;
+    const int64_t plane = run->image * n_blocks + fetch->blocks.first + fetch->block;
+    fetch->line = fetch->at +
+                  ((plane * run->h + fetch->rows.first) * run->w + fetch->run_cols.first) *
+                      NN_CPU_BLOCK;
+    fetch->n_lines = fetch->run_cols.n;
+    fetch->rows.first++;
+    fetch->rows.n--;
+    return 1;
 }
 
 void nn_winograd_fetch(nn_wino_fetch *fetch, int64_t n)
 {
-    const nn_winograd *wino = fetch->wino;
-    const int64_t n_blocks = fetch->is_dst ? wino->dst_blocks : wino->src_blocks;
-    const int64_t halo = NN_WINO_IN - NN_WINO_OUT;
-
-    for (int64_t i = 0; i < n && fetch->tile < fetch->end; i++) {
-        nn_wino_run *run = &fetch->run;
-        if (fetch->block == 0) {
-            *run = fetch->is_dst ? nn_winograd_dst_run(wino, fetch->tile, 1)
-                                 : nn_winograd_src_run(wino, fetch->tile, 1);
-            run->row += fetch->is_dst ? 0 : halo; /* tiles before have been above and left */
-            run->col += fetch->is_dst ? 0 : halo;
+    while (n > 0 && (fetch->n_lines > 0 || fetch_next_row(fetch))) {
+        const int64_t n_now = nn_cpu_least(n, fetch->n_lines);
+        const float *line = fetch->line;
+        if (fetch->is_written) {
+            for (int64_t i = 0; i < n_now; i++) CVY_PREFETCH_WRITE(line + i * NN_CPU_BLOCK);
+        } else {
+            for (int64_t i = 0; i < n_now; i++) CVY_PREFETCH_READ(line + i * NN_CPU_BLOCK);
         }
-        const int64_t block = run->image * n_blocks + fetch->blocks.first + fetch->block;
-        fetch_tile(fetch->at + block * run->h * run->w * NN_CPU_BLOCK, run, fetch->is_written);
-        if (++fetch->block == fetch->blocks.n) {
-            fetch->block = 0;
-            fetch->tile++;
-        }
+        fetch->line += n_now * NN_CPU_BLOCK;
+        fetch->n_lines -= n_now;
+        n -= n_now;
     }
 }
 
@@ -257,16 +325,19 @@ static void multiply(const wino_pass *pass, const wino_step *step, const float *
                                               (nn_cpu_span){0, wino->src_blocks});
     const int64_t n_dst = nn_cpu_div_up(nn_winograd_fetch_n(&dst), n_products);
     const int64_t n_src = nn_cpu_div_up(nn_winograd_fetch_n(&src), n_products);
-    nn_wino_product product = {
-        .src = &wino->src_set, .dst = &wino->dst_set, .n_tiles = step->tiles.n};
+    nn_wino_product product = {.src = &wino->src_set, .dst = &wino->dst_set};
 
     for (int place = 0; place < NN_WINO_PLACES; place++) {
-        product.x = v + place * wino->src_set.pitch;
+        const nn_cpu_span having = nn_winograd_having(wino, step->tiles, place);
+        const int64_t skipped = having.first - step->tiles.first;
+        const int64_t first = skipped - skipped % wino->src_set.width;
+        product.n_tiles = skipped + having.n - first;
+        product.x = v + place * wino->src_set.pitch + nn_wino_set_at(&wino->src_set, first);
         for (int64_t i = 0; i < step->groups.n; i++) {
             const int n_blocks = nn_conv_group_blocks(wino->dst_blocks, step->groups.first + i);
             product.filter = step->filter + i * group_floats(wino) +
                              place * nn_wino_filter_pitch(wino->src_blocks, n_blocks);
-            product.y = m + place * wino->dst_set.pitch +
+            product.y = m + place * wino->dst_set.pitch + nn_wino_set_at(&wino->dst_set, first) +
                         i * NN_TILE_BLOCKS * wino->dst_set.width * NN_CPU_BLOCK;
             nn_winograd_fetch(&dst, n_dst);
             nn_winograd_fetch(&src, n_src);
@@ -321,7 +392,8 @@ static void part_chunk(void *arg, int64_t chunk_idx, int thread_idx)
             .groups = {0, nn_conv_n_groups(wino->dst_blocks)},
             .filter = pass->packed,
             .tiles = {chunk.first + i, n},
-            .next = {chunk.first + i + n, nn_cpu_least(wino->tiles_per_part, chunk.n - i - n)}};
+            .next = nn_cpu_common((nn_cpu_span){chunk.first + i + n, wino->tiles_per_part},
+                                  (nn_cpu_span){0, wino->n_tiles})};
         nn_winograd_read_tiles(wino, pass->src, step.tiles, &wino->src_set, 0, v);
         multiply(pass, &step, v, m);
         write_tiles(pass, &step, m);
@@ -347,9 +419,7 @@ static void group_chunk(void *arg, int64_t chunk_idx, int thread_idx)
     float *const m = pass->scratch + thread_idx * scratch_floats(wino);
     float *const filter = m + nn_wino_set_floats(&wino->dst_set);
 
-    for (int64_t block = 0; block < wino->src_blocks; block++) {
-        nn_wino_transform_filters(wino, pass->filters, chunk_idx, block, filter);
-    }
+    nn_wino_transform_filters(wino, pass->filters, chunk_idx, filter);
     for (int64_t i = 0; i < pass->slab.n; i += wino->tiles_per_part) {
         const wino_step step = {
             .groups = {chunk_idx, 1},
@@ -387,7 +457,7 @@ void nn_winograd_run(nn_backend *backend, const nn_winograd *wino, const float *
 
     if (wino->tiles_per_slab == 0) {
         const int64_t chunk_tiles = wino->tiles_per_part * wino->parts_per_chunk;
-        nn_cpu_run(backend, n_groups * wino->src_blocks, filter_chunk, &pass);
+        nn_cpu_run(backend, n_groups, filter_chunk, &pass);
         nn_cpu_run(backend, nn_cpu_div_up(wino->n_tiles, chunk_tiles), part_chunk, &pass);
         return;
     }

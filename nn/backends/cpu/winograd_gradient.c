@@ -10,11 +10,12 @@
  * of thirds. Sums of a (share, patch, third) are (position, block of inputs, group of outputs, 16,
  * 16 * blocks of the group); shares are added in their order. */
 enum {
-    N_TASKS = 16,
+    N_TASKS = 12,
     PART_TILES = 56,  /* that are transformed together */
     PATCH_BLOCKS = 8, /* of inputs, of outputs */
     SMALL_PATCH = 2,  /* blocks both ways, whose sums and transformed tiles a core's cache holds */
     MIDDLE_PATCH = 4, /* the sums alone */
+    SHARE_TILES = 112 /* at least: a share's sums are written, read and added for them */
 };
 
 /* Blocks of a patch: as equal as can be. */
@@ -40,10 +41,15 @@ void nn_winograd_gradient_plan(const nn_conv2d_geom *geom, nn_winograd_gradient 
     const int has_shares = n_patches < N_TASKS;
     out->n_steps = extent <= SMALL_PATCH ? 1 : NN_WINO_N_THIRDS;
     out->places_per_step = NN_WINO_PLACES / out->n_steps;
-    out->steps_per_task = extent <= MIDDLE_PATCH || !has_shares ? out->n_steps : 1;
-    out->sum_floats = out->places_per_step * out->src_blocks * out->dst_blocks * NN_CPU_BLOCK *
-                      NN_CPU_BLOCK;
-    const int64_t n_shares = nn_cpu_div_up(N_TASKS * out->steps_per_task, n_patches * out->n_steps);
+    const int64_t wanted = nn_cpu_div_up(N_TASKS, n_patches);
+    const int64_t most = nn_cpu_most(1, wino->n_tiles / SHARE_TILES);
+    const int is_by_steps = has_shares && (extent > MIDDLE_PATCH || most < wanted);
+    out->steps_per_task = is_by_steps ? 1 : out->n_steps;
+    /* One line more than there is data: 36 positions at a power of two would share a cache set. */
+    out->sum_pitch = (out->src_blocks * out->dst_blocks * NN_CPU_BLOCK + 1) * NN_CPU_BLOCK;
+    out->sum_floats = out->places_per_step * out->sum_pitch;
+    const int64_t n_shares = nn_cpu_least(
+        most, nn_cpu_div_up(N_TASKS * out->steps_per_task, n_patches * out->n_steps));
     out->tiles_per_part = nn_cpu_least(PART_TILES, wino->n_tiles);
     const int64_t n_parts = nn_cpu_div_up(wino->n_tiles, out->tiles_per_part);
     out->tiles_per_share = nn_cpu_div_up(n_parts, nn_cpu_least(n_shares, n_parts)) *
@@ -120,25 +126,34 @@ static int64_t sums_at(const nn_winograd_gradient *plan, int place, int64_t bloc
 {
     const int64_t n_groups = plan->dst_blocks / NN_TILE_BLOCKS;
 
-    return ((place * plan->src_blocks + block) * n_groups + group) * GROUP_SUMS;
+    return place * plan->sum_pitch + (block * n_groups + group) * GROUP_SUMS;
 }
 
-/* Sums of a patch and a third += products of the transformed tiles; the memory fetches the next
- * meanwhile. */
-static void add_products(const gradient_pass *pass, const gradient_patch *patch, int64_t n_tiles,
-                         nn_cpu_span next, const float *v, const float *m, float *sums)
+/* What is multiplied together: tiles of a patch, from a position on, and what is fetched meanwhile.
+ */
+typedef struct gradient_step {
+    gradient_patch patch;
+    nn_cpu_span tiles, next;
+    int first_place;
+    int is_new; /* the first of its sums */
+} gradient_step;
+
+/* sums (+)= products of the transformed tiles. */
+static void add_products(const gradient_pass *pass, const gradient_step *step, const float *v,
+                         const float *m, float *sums)
 {
     const nn_winograd_gradient *plan = pass->plan;
+    const gradient_patch *patch = &step->patch;
     const int64_t width = plan->tiles_per_part * NN_CPU_BLOCK;
     const int64_t n_groups = nn_conv_n_groups(patch->dst.n);
     nn_conv_outer outer = {.n_images = 1,
                            .n_rows = 1,
-                           .n_cols = n_tiles,
                            .x_col_pitch = NN_CPU_BLOCK,
-                           .dy_block_pitch = width};
+                           .dy_block_pitch = width,
+                           .is_new = step->is_new};
 
-    nn_wino_fetch x = nn_winograd_fetch_src(&plan->wino, pass->x, next, patch->src);
-    nn_wino_fetch dy = nn_winograd_fetch_dst(&plan->wino, pass->dy, next, patch->dst, 0);
+    nn_wino_fetch x = nn_winograd_fetch_src(&plan->wino, pass->x, step->next, patch->src);
+    nn_wino_fetch dy = nn_winograd_fetch_dst(&plan->wino, pass->dy, step->next, patch->dst, 0);
     const int64_t n_products = plan->places_per_step * patch->src.n * n_groups;
     /* With many channels a cache would lose them again: the transform fetches for itself. */
     const int fetches = plan->steps_per_task == plan->n_steps && plan->total_floats > 0;
@@ -146,10 +161,14 @@ static void add_products(const gradient_pass *pass, const gradient_patch *patch,
     const int64_t n_dy = fetches ? nn_cpu_div_up(nn_winograd_fetch_n(&dy), n_products) : 0;
 
     for (int place = 0; place < plan->places_per_step; place++) {
+        const nn_cpu_span having = nn_winograd_having(&plan->wino, step->tiles,
+                                                      step->first_place + place);
+        const int64_t skipped = (having.first - step->tiles.first) * NN_CPU_BLOCK;
+        outer.n_cols = having.n;
         for (int64_t i = 0; i < patch->src.n; i++) {
-            outer.x = v + place * plan->src_set.pitch + i * width;
+            outer.x = v + place * plan->src_set.pitch + i * width + skipped;
             for (int64_t j = 0; j < n_groups; j++) {
-                outer.dy = m + place * plan->dst_set.pitch + j * NN_TILE_BLOCKS * width;
+                outer.dy = m + place * plan->dst_set.pitch + j * NN_TILE_BLOCKS * width + skipped;
                 outer.sum = sums + sums_at(plan, place, i, j);
                 nn_winograd_fetch(&x, n_x);
                 nn_winograd_fetch(&dy, n_dy);
@@ -164,8 +183,9 @@ typedef struct gradient_block {
     int64_t patch, src, group;
 } gradient_block;
 
-/* sums: (position, 16, 16 * blocks of the group). */
-static void write_block(const gradient_pass *pass, const gradient_block *block, const float *sums)
+/* sums: (position, 16, 16 * blocks of the group), positions a pitch apart. */
+static void write_block(const gradient_pass *pass, const gradient_block *block, const float *sums,
+                        int64_t pitch)
 {
     const nn_winograd_gradient *plan = pass->plan;
     const nn_winograd *wino = &plan->wino;
@@ -181,11 +201,8 @@ static void write_block(const gradient_pass *pass, const gradient_block *block, 
         for (int64_t k = 0; k < n_k; k += NN_CPU_BLOCK) {
             const int64_t n = nn_cpu_least(NN_CPU_BLOCK, n_k - k);
             float *to = pass->dfilter + ((first_k + k) * wino->src_c + first_c + c) * 9;
-            nn_wino_filter_adjoint(sums + c * n_blocks * NN_CPU_BLOCK + k, GROUP_SUMS, taps);
-            for (int64_t lane = 0; lane < n; lane++) {
-                for (int tap = 0; tap < 9; tap++) to[tap] = taps[tap * NN_CPU_BLOCK + lane];
-                to += wino->src_c * 9;
-            }
+            nn_wino_filter_adjoint(sums + c * n_blocks * NN_CPU_BLOCK + k, pitch, taps);
+            nn_wino_scatter_taps(taps, n, wino->src_c * 9, to);
         }
     }
 }
@@ -198,11 +215,13 @@ static void reduce_block(const gradient_pass *pass, const gradient_block *block,
     const int64_t share_floats = plan->n_src_parts * plan->n_dst_parts * plan->n_steps *
                                  plan->sum_floats;
 
+    sums += sums_at(plan, 0, block->src, block->group);
+    if (n_shares == 1) {
+        write_block(pass, block, sums, plan->sum_pitch);
+        return;
+    }
     for (int place = 0; place < NN_WINO_PLACES; place++) {
-        const int step = plan->n_steps == 1 ? 0 : nn_wino_third_of(place);
-        const int in_step = plan->n_steps == 1 ? place : nn_wino_in_third(place);
-        const float *restrict from = sums + step * plan->sum_floats +
-                                     sums_at(plan, in_step, block->src, block->group);
+        const float *restrict from = sums + place * plan->sum_pitch;
         float *restrict to = gathered + place * GROUP_SUMS;
         memcpy(to, from, GROUP_SUMS * sizeof(float));
         for (int64_t share = 1; share < n_shares; share++) {
@@ -210,7 +229,7 @@ static void reduce_block(const gradient_pass *pass, const gradient_block *block,
             for (int64_t i = 0; i < GROUP_SUMS; i++) to[i] += from[i];
         }
     }
-    write_block(pass, block, gathered);
+    write_block(pass, block, gathered, GROUP_SUMS);
 }
 
 static void sum_chunk(void *arg, int64_t chunk_idx, int thread_idx)
@@ -233,19 +252,22 @@ static void sum_chunk(void *arg, int64_t chunk_idx, int thread_idx)
                             : pass->sums +
                                   (share_patch * plan->n_steps + first_step) * plan->sum_floats;
 
-    memset(sums, 0, (size_t)(plan->steps_per_task * plan->sum_floats) * sizeof(float));
+    /* The next share is likely this thread's, too. */
+    const nn_cpu_span near = n_patches == 1 ? (nn_cpu_span){0, plan->wino.n_tiles} : share;
     for (int64_t i = 0; i < share.n; i += plan->tiles_per_part) {
-        const nn_cpu_span tiles = {share.first + i,
+        gradient_step step = {.patch = patch, .is_new = i == 0};
+        step.tiles = (nn_cpu_span){share.first + i,
                                    nn_cpu_least(plan->tiles_per_part, share.n - i)};
-        const nn_cpu_span next = {tiles.first + tiles.n,
-                                  nn_cpu_least(plan->tiles_per_part, share.n - i - tiles.n)};
         for (int j = 0; j < plan->steps_per_task; j++) {
             const int third = plan->n_steps == 1 ? NN_WINO_ALL : first_step + j;
-            const int is_last = j == plan->steps_per_task - 1;
-            read_x(pass, patch.src, tiles, third, v);
-            read_dy(pass, patch.dst, tiles, third, m);
-            add_products(pass, &patch, tiles.n, is_last ? next : (nn_cpu_span){0, 0}, v, m,
-                         sums + j * plan->sum_floats);
+            step.first_place = (first_step + j) * plan->places_per_step;
+            if (j == plan->steps_per_task - 1) {
+                step.next = nn_cpu_common(
+                    near, (nn_cpu_span){step.tiles.first + step.tiles.n, plan->tiles_per_part});
+            }
+            read_x(pass, patch.src, step.tiles, third, v);
+            read_dy(pass, patch.dst, step.tiles, third, m);
+            add_products(pass, &step, v, m, sums + j * plan->sum_floats);
         }
     }
     for (int64_t i = 0; plan->total_floats == 0 && i < patch.src.n; i++) {

@@ -17,23 +17,17 @@
  *
  * and the filter's gradient, its adjoint, G^T [ sum over tiles of (B^T x B) * (A dy A^T) ] G.
  * Elementwise products over many tiles and channels are 36 matrix products, one a position.
+ *
+ * Of the four outputs along an axis only the last depends on the point infinity, and on the sixth
+ * input. So a tile of 3 outputs is one of 4 without them: five positions, and the filters are the
+ * same. Any length from 6 on is a sum of fours and threes, which cover planes without waste.
  */
 enum { NN_WINO_OUT = 4, NN_WINO_IN = 6, NN_WINO_PLACES = 36 };
 
-/** Positions are transformed all at once, or a third after the other: rows 0 and 5, 1 and 2, 3 and
- *  4 of the 6x6. */
+/** The 6x6 positions are kept by rows in the order 0, 5, 1, 2, 3, 4, i.e. the points 0 and
+ * infinity, a and -a, b and -b. They are transformed all at once, or a third, two rows, after the
+ * other. */
 enum { NN_WINO_N_THIRDS = 3, NN_WINO_ALL = -1 };
-static inline int nn_wino_third_of(int place)
-{
-    return (place / NN_WINO_IN + 1) / 2 % NN_WINO_N_THIRDS;
-}
-/** Where a position stands in its third. */
-static inline int nn_wino_in_third(int place)
-{
-    const int row = place / NN_WINO_IN;
-
-    return (row == 0 || row == 1 || row == 3 ? 0 : NN_WINO_IN) + place % NN_WINO_IN;
-}
 
 /** Whether a convolution is done this way, in all three passes. Says nothing of the number of
  *  images: an image's result must not depend on it. */
@@ -59,15 +53,26 @@ static inline int64_t nn_wino_set_at(const nn_wino_set *set, int64_t tile)
     return (tile / set->width * set->blocks * set->width + tile % set->width) * NN_CPU_BLOCK;
 }
 
+/** Tiles along an axis: first some of 4 outputs, n[0], then some of 3, n[1]. */
+typedef struct nn_wino_axis {
+    int64_t n[2];
+} nn_wino_axis;
+
+/** Kinds of tiles, rows by columns: first 4x3, in all images, then 4x4, 3x4 and 3x3. In this order
+ *  the tiles that have a position follow each other, whichever it is. */
+enum { NN_WINO_N_KINDS = 4 };
+
 /** One pass seen as a sweep over tiles of dst: dst[h, w] = sum of src[h - pad_h + r, ...]. */
 typedef struct nn_winograd {
     int64_t n;
     int64_t src_c, src_blocks, src_h, src_w;
     int64_t dst_c, dst_blocks, dst_h, dst_w;
     int64_t pad_h, pad_w;
-    int64_t tile_rows, tile_cols, n_tiles; /* of an image; of all images */
-    int64_t tiles_per_part;                /* that are transformed and multiplied together */
-    int64_t parts_per_chunk;               /* that one thread does after each other */
+    nn_wino_axis rows, cols;           /* tiles of an image */
+    int64_t kind_end[NN_WINO_N_KINDS]; /* tiles of a kind and of those before it */
+    int64_t n_tiles;
+    int64_t tiles_per_part;  /* that are transformed and multiplied together */
+    int64_t parts_per_chunk; /* that one thread does after each other */
     /* With many filters: tiles of a slab are transformed first, for all; then a chunk is one group
      * of dst channels, whose filters are transformed where they are used. 0: not so. */
     int64_t tiles_per_slab;
@@ -91,11 +96,14 @@ void nn_winograd_run(nn_backend *backend, const nn_winograd *wino, const float *
                      const nn_wino_filters *filters, const nn_conv_epilogue *epilogue, float *dst,
                      int accumulate, float *workspace);
 
-/** Tiles beside each other, of a plane (h, w, 16) of an image; their corners are 4 columns apart
- * and may lie outside. */
+/** Those of some tiles that have a position. */
+nn_cpu_span nn_winograd_having(const nn_winograd *wino, nn_cpu_span tiles, int place);
+
+/** Tiles beside each other, of a plane (h, w, 16) of an image; their corners may lie outside. */
 typedef struct nn_wino_run {
     int64_t image, h, w;
-    int64_t row, col; /* of the first tile's corner */
+    int64_t row, col;   /* of the first tile's corner */
+    int64_t rows, cols; /* outputs of a tile, 3 or 4: corners are cols apart */
     int64_t n;
 } nn_wino_run;
 
@@ -117,27 +125,31 @@ typedef struct nn_wino_fetch {
     int64_t tile, end;
     nn_cpu_span blocks;
     int is_dst, is_written;
-    int64_t block; /* the next, of `tile` */
-    nn_wino_run run;
+    /* Where it stands: lines of a row of pixels of a run of tiles; rows left of one of its blocks.
+     */
+    nn_wino_run run; /* before `tile` */
+    nn_cpu_span run_rows, run_cols, rows;
+    int64_t block;
+    const float *line;
+    int64_t n_lines;
 } nn_wino_fetch;
 nn_wino_fetch nn_winograd_fetch_src(const nn_winograd *wino, const float *src, nn_cpu_span tiles,
                                     nn_cpu_span blocks);
 nn_wino_fetch nn_winograd_fetch_dst(const nn_winograd *wino, const float *dst, nn_cpu_span tiles,
                                     nn_cpu_span blocks, int is_written);
-/** The next n (tile, block) pairs. */
+/** The next n cache lines. */
 void nn_winograd_fetch(nn_wino_fetch *fetch, int64_t n);
-/** Pairs of a whole fetch. */
+/** Lines of a whole fetch, at most. */
 static inline int64_t nn_winograd_fetch_n(const nn_wino_fetch *fetch)
 {
-    return (fetch->end - fetch->tile) * fetch->blocks.n;
+    return (fetch->end - fetch->tile) * fetch->blocks.n * NN_WINO_OUT * NN_WINO_OUT;
 }
 
 /** Filters of a group of dst blocks, transformed: (position, src channel, dst channel of the
  *  group), positions a pitch apart. */
 int64_t nn_wino_filter_pitch(int64_t src_blocks, int n_blocks);
-/** Of one block of src channels; out: the group's. */
 void nn_wino_transform_filters(const nn_winograd *wino, const nn_wino_filters *filters,
-                               int64_t group, int64_t src_block, float *out);
+                               int64_t group, float *out);
 
 /** Products of one position: n_tiles tiles of src, all its blocks, by the filters of one or two
  *  blocks of dst. x, y: of the first tile in its set; y of the first of the two blocks. */
@@ -159,6 +171,7 @@ typedef struct nn_winograd_gradient {
     int n_steps, steps_per_task; /* thirds of the positions, or one step of all: places_per_step */
     int places_per_step;
     nn_wino_set src_set, dst_set; /* of a part, a patch and a step */
+    int64_t sum_pitch;            /* of a position */
     int64_t sum_floats;           /* of one (share, patch, step) */
     int64_t total_floats, scratch_floats;
 } nn_winograd_gradient;
@@ -176,8 +189,8 @@ typedef struct nn_wino_blocks {
 } nn_wino_blocks;
 
 /** out[i * pitch + block * blocks->pitch + tile * 16] = (B^T x B)[i], i = 0 to 35, or 0 to 11 of a
- *  third, and (A dy A^T) in the same way; x and dy count as 0 outside their planes. third may be
- *  NN_WINO_ALL. */
+ *  third, and (A dy A^T) in the same way, where the tile has the position; x and dy count as 0
+ *  outside their planes. third may be NN_WINO_ALL. */
 void nn_wino_input(const float *plane, const nn_wino_run *run, const nn_wino_blocks *blocks,
                    int third, float *out, int64_t pitch);
 void nn_wino_output_adjoint(const float *plane, const nn_wino_run *run,
@@ -186,9 +199,11 @@ void nn_wino_output_adjoint(const float *plane, const nn_wino_run *run,
  * that of the block, its residual that of the plane. */
 void nn_wino_output(const float *m, int64_t pitch, const nn_conv_epilogue *epilogue, int accumulate,
                     float *plane, const nn_wino_run *run);
-/** out[i * pitch] = (G filter G^T)[i] of 16 channels; filter[tap * 16]. */
+/** out[i * pitch] = (G filter G^T)[i] of 16 channels, i = 0 to 35; filter[tap * 16]. */
 void nn_wino_filter(const float *filter, float *out, int64_t pitch);
 /** out[tap * 16] = (G^T sum G)[tap] of 16 channels; sum[i * pitch]. */
 void nn_wino_filter_adjoint(const float *sum, int64_t pitch, float *out);
+/** The taps of n of 16 channels to KCRS, these channels a stride apart. */
+void nn_wino_scatter_taps(const float taps[9 * NN_CPU_BLOCK], int64_t n, int64_t stride, float *to);
 
 #endif

@@ -1,14 +1,13 @@
-#include "nn/backends/cpu/conv_tile_internal.h"
 #include "nn/backends/cpu/winograd_internal.h"
 
 /* The products at one position. As in conv_tile.c sums stay in registers over all channels of src,
  * but the tiles of a block follow each other, then the blocks, so that what comes next is known and
  * fetched while this block is multiplied. */
 
-enum { MOST_VECS = 2 * NN_VECS_PER_BLOCK, MOST_TILES = 16 };
+enum { MOST_VECS = 2 * NN_VECS_PER_BLOCK, MOST_TILES = 14 };
 
-CVY_INLINE_ALWAYS void multiply_full(const float *x, const float *filter, int64_t n_blocks,
-                                     int n_tiles, int n_out_blocks, float *y, int64_t y_block_pitch)
+CVY_INLINE_ALWAYS void multiply_tiles(const float *x, const float *filter, int64_t n_blocks,
+                                      int n_tiles, int n_out_blocks, float *y)
 {
     const int n_vecs = n_out_blocks * NN_VECS_PER_BLOCK;
     nn_vec sum[MOST_TILES][MOST_VECS];
@@ -29,18 +28,18 @@ CVY_INLINE_ALWAYS void multiply_full(const float *x, const float *filter, int64_
                 const nn_vec value = nn_vec_all(x[i * NN_CPU_BLOCK + c]);
                 CVY_UNROLL(16) for (int v = 0; v < n_vecs; v++) sum[i][v] += value * f[v];
             }
-            CVY_PREFETCH_NEAR(x + (n_tiles + c) * NN_CPU_BLOCK);
+            CVY_PREFETCH_NEAR(x + (NN_TILE_PIXELS + c) * NN_CPU_BLOCK);
             CVY_PREFETCH_NEAR(filter + NN_CPU_BLOCK * n_vecs * NN_VEC_LANES);
             if (n_out_blocks == 2) {
                 CVY_PREFETCH_NEAR(filter + (NN_CPU_BLOCK * n_vecs + 1) * NN_VEC_LANES);
             }
             filter += n_vecs * NN_VEC_LANES;
         }
-        x += n_tiles * NN_CPU_BLOCK;
+        x += NN_TILE_PIXELS * NN_CPU_BLOCK;
     }
     CVY_UNROLL(16) for (int v = 0; v < n_vecs; v++)
     {
-        float *to = y + v / NN_VECS_PER_BLOCK * y_block_pitch +
+        float *to = y + v / NN_VECS_PER_BLOCK * NN_TILE_PIXELS * NN_CPU_BLOCK +
                     v % NN_VECS_PER_BLOCK * NN_VEC_LANES;
         CVY_UNROLL(16) for (int i = 0; i < n_tiles; i++)
         {
@@ -49,16 +48,30 @@ CVY_INLINE_ALWAYS void multiply_full(const float *x, const float *filter, int64_
     }
 }
 
-static void multiply_two(const float *x, const float *filter, int64_t n_blocks, float *y,
-                         int64_t y_block_pitch)
-{
-    multiply_full(x, filter, n_blocks, NN_TILE_PIXELS, 2, y, y_block_pitch);
-}
+/* One function per number of tiles and of blocks, so that each keeps its sums in registers. */
+#define UP_TO_5(X, blocks) X(blocks, 1) X(blocks, 2) X(blocks, 3) X(blocks, 4) X(blocks, 5)
+#define UP_TO_10(X, blocks)                                                                        \
+    UP_TO_5(X, blocks)                                                                             \
+    X(blocks, 6) X(blocks, 7) X(blocks, 8) X(blocks, 9) X(blocks, 10)
+#define UP_TO_14(X, blocks)                                                                        \
+    UP_TO_10(X, blocks)                                                                            \
+    X(blocks, 11) X(blocks, 12) X(blocks, 13) X(blocks, 14)
+#define DEFINE(blocks, tiles)                                                                      \
+    static void multiply_##blocks##_##tiles(const float *x, const float *filter, int64_t n_blocks, \
+                                            float *y)                                              \
+    {                                                                                              \
+        multiply_tiles(x, filter, n_blocks, tiles < NN_TILE_PIXELS ? tiles : NN_TILE_PIXELS,       \
+                       blocks < NN_TILE_BLOCKS ? blocks : NN_TILE_BLOCKS, y);                      \
+    }
+UP_TO_14(DEFINE, 1)
+UP_TO_14(DEFINE, 2)
+#undef DEFINE
 
-static void multiply_one(const float *x, const float *filter, int64_t n_blocks, float *y)
-{
-    multiply_full(x, filter, n_blocks, NN_TILE_PIXELS, 1, y, 0);
-}
+typedef void (*multiply_function)(const float *x, const float *filter, int64_t n_blocks, float *y);
+
+#define ENTRY(blocks, tiles) [blocks - 1][tiles - 1] = multiply_##blocks##_##tiles,
+static const multiply_function multiply[2][MOST_TILES] = {UP_TO_14(ENTRY, 1) UP_TO_14(ENTRY, 2)};
+#undef ENTRY
 
 /* One block of src and of dst: the filters stay in registers, where these are enough. */
 enum { SINGLE_TILES = 8 };
@@ -90,23 +103,6 @@ static void multiply_single(const float *x, const float *filter, int64_t n_tiles
     }
 }
 
-static void multiply_rest(const nn_wino_product *product, const float *x, float *y, int n_blocks,
-                          int64_t n_tiles)
-{
-    const int64_t no_offset = 0;
-    const nn_conv_tile tile = {.x = x,
-                               .x_block_pitch = product->src->width * NN_CPU_BLOCK,
-                               .n_blocks = product->src->blocks,
-                               .tap_offset = &no_offset,
-                               .n_taps = 1,
-                               .filter = product->filter,
-                               .y = y,
-                               .y_block_pitch = product->dst->width * NN_CPU_BLOCK,
-                               .y_pixel_pitch = NN_CPU_BLOCK};
-
-    nn_conv_tile_run(&tile, n_blocks, 1, (int)n_tiles);
-}
-
 void nn_wino_multiply(const nn_wino_product *product, int n_blocks)
 {
     const int64_t width = product->src->width, src_blocks = product->src->blocks;
@@ -119,13 +115,8 @@ void nn_wino_multiply(const nn_wino_product *product, int n_blocks)
         return;
     }
     for (int64_t i = 0; i < product->n_tiles; i += width) {
-        if (product->n_tiles - i < width) {
-            multiply_rest(product, x, y, n_blocks, product->n_tiles - i);
-        } else if (n_blocks == 2) {
-            multiply_two(x, product->filter, src_blocks, y, width * NN_CPU_BLOCK);
-        } else {
-            multiply_one(x, product->filter, src_blocks, y);
-        }
+        const int64_t n = nn_cpu_least(width, product->n_tiles - i);
+        multiply[n_blocks - 1][n - 1](x, product->filter, src_blocks, y);
         x += src_blocks * width * NN_CPU_BLOCK;
         y += product->dst->blocks * width * NN_CPU_BLOCK;
     }
