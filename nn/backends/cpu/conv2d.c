@@ -5,6 +5,7 @@
 #include "nn/backends/cpu/conv_sweep_internal.h"
 #include "nn/backends/cpu/layout_internal.h"
 #include "nn/backends/cpu/winograd_internal.h"
+#include "nn/backends/cpu/winograd_stem_internal.h"
 
 #include <math.h>
 
@@ -84,6 +85,7 @@ typedef struct forward_kernel {
 
 static const forward_kernel forward_kernels[] = {
     {nn_winograd_fits, nn_conv_winograd_floats, nn_conv_winograd_forward, 1},
+    {nn_stem_fits, nn_conv_stem_floats, nn_conv_stem_forward, 1},
     {nn_conv_planes_fits_forward, planes_floats, planes_run, 0},
     {nn_conv_planes_spread_fits, spread_floats, spread_run, 0},
     {nn_conv_sweep_fits, sweep_floats, sweep_run, 1},
@@ -240,6 +242,7 @@ static const filter_kernel filter_kernels[] = {
     {nn_conv_planes_fits_forward, planes_filter_floats, planes_filter_run, 1},
     {nn_conv_planes_outer_fits, outer_floats, outer_run, 1},
     {nn_winograd_fits, nn_conv_winograd_filter_floats, nn_conv_winograd_backward_filter, 0},
+    {nn_stem_fits, nn_conv_stem_filter_floats, nn_conv_stem_backward_filter, 0},
     {depthwise_fits, depthwise_floats, depthwise_run, 0},
     {nn_conv_sweep_fits, gradient_floats, gradient_run, 0},
     {nn_conv_dense_fits, nn_conv_dense_floats, nn_conv_dense_backward_filter, 1},

@@ -1,5 +1,6 @@
 #include "nn/backends/cpu/conv2d_internal.h"
 #include "nn/backends/cpu/winograd_internal.h"
+#include "nn/backends/cpu/winograd_stem_internal.h"
 
 /* Winograd's kernels as the tables of conv2d.c take them. */
 
@@ -21,6 +22,25 @@ cvy_status nn_conv_winograd_forward(nn_backend *backend, const nn_conv2d_geom *g
 
     nn_winograd_forward(geom, &wino);
     nn_winograd_run(backend, &wino, x, &filters, epilogue, y, 0, workspace);
+    return CVY_OK;
+}
+
+int64_t nn_conv_stem_floats(nn_backend *backend, const nn_conv2d_geom *geom)
+{
+    nn_stem stem;
+
+    nn_stem_of(geom, &stem);
+    return nn_stem_workspace_floats(&stem, backend->n_threads);
+}
+
+cvy_status nn_conv_stem_forward(nn_backend *backend, const nn_conv2d_geom *geom, const float *x,
+                                const float *filter, const nn_conv_epilogue *epilogue, float *y,
+                                float *workspace)
+{
+    nn_stem stem;
+
+    nn_stem_of(geom, &stem);
+    nn_stem_run(backend, &stem, x, filter, epilogue, y, workspace);
     return CVY_OK;
 }
 
@@ -66,5 +86,25 @@ cvy_status nn_conv_winograd_backward_filter(nn_backend *backend, const nn_conv2d
     nn_winograd_gradient_plan(geom, &plan);
     nn_winograd_gradient_run(backend, &plan, x, dy, dfilter, workspace,
                              workspace + plan.total_floats);
+    return CVY_OK;
+}
+
+int64_t nn_conv_stem_filter_floats(nn_backend *backend, const nn_conv2d_geom *geom)
+{
+    nn_stem stem;
+
+    nn_stem_of(geom, &stem);
+    return nn_stem_gradient_floats(&stem, backend->n_threads);
+}
+
+cvy_status nn_conv_stem_backward_filter(nn_backend *backend, const nn_conv2d_geom *geom,
+                                        const float *x, const float *dy, float *dfilter,
+                                        float *dbias, float *workspace)
+{
+    nn_stem stem;
+
+    (void)dbias;
+    nn_stem_of(geom, &stem);
+    nn_stem_gradient_run(backend, &stem, x, dy, dfilter, workspace);
     return CVY_OK;
 }
