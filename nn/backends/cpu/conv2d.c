@@ -6,6 +6,7 @@
 #include "nn/backends/cpu/layout_internal.h"
 #include "nn/backends/cpu/winograd_internal.h"
 #include "nn/backends/cpu/winograd_stem_internal.h"
+#include "nn/backends/cpu/winograd_strided_internal.h"
 
 #include <math.h>
 
@@ -86,6 +87,7 @@ typedef struct forward_kernel {
 static const forward_kernel forward_kernels[] = {
     {nn_winograd_fits, nn_conv_winograd_floats, nn_conv_winograd_forward, 1},
     {nn_stem_fits, nn_conv_stem_floats, nn_conv_stem_forward, 1},
+    {nn_strided_fits_forward, nn_conv_strided_floats, nn_conv_strided_forward, 1},
     {nn_conv_planes_fits_forward, planes_floats, planes_run, 0},
     {nn_conv_planes_spread_fits, spread_floats, spread_run, 0},
     {nn_conv_sweep_fits, sweep_floats, sweep_run, 1},
@@ -151,6 +153,7 @@ typedef struct data_kernel {
 
 static const data_kernel data_kernels[] = {
     {nn_winograd_fits, nn_conv_winograd_data_floats, nn_conv_winograd_backward_data},
+    {nn_strided_fits_backward, nn_conv_strided_data_floats, nn_conv_strided_backward_data},
     {nn_conv_planes_fits_backward, planes_data_floats, planes_data_run},
     {sweep_data_fits, sweep_data_floats, sweep_data_run},
     {nn_conv_dense_fits, nn_conv_dense_floats, nn_conv_dense_backward_data},
@@ -243,6 +246,7 @@ static const filter_kernel filter_kernels[] = {
     {nn_conv_planes_outer_fits, outer_floats, outer_run, 1},
     {nn_winograd_fits, nn_conv_winograd_filter_floats, nn_conv_winograd_backward_filter, 0},
     {nn_stem_fits, nn_conv_stem_filter_floats, nn_conv_stem_backward_filter, 0},
+    {nn_strided_fits_filter, nn_conv_strided_filter_floats, nn_conv_strided_backward_filter, 0},
     {depthwise_fits, depthwise_floats, depthwise_run, 0},
     {nn_conv_sweep_fits, gradient_floats, gradient_run, 0},
     {nn_conv_dense_fits, nn_conv_dense_floats, nn_conv_dense_backward_filter, 1},

@@ -109,10 +109,18 @@ int64_t nn_conv_stem_floats(nn_backend *backend, const nn_conv2d_geom *geom);
 cvy_status nn_conv_stem_forward(nn_backend *backend, const nn_conv2d_geom *geom, const float *x,
                                 const float *filter, const nn_conv_epilogue *epilogue, float *y,
                                 float *workspace);
+int64_t nn_conv_strided_floats(nn_backend *backend, const nn_conv2d_geom *geom);
+cvy_status nn_conv_strided_forward(nn_backend *backend, const nn_conv2d_geom *geom, const float *x,
+                                   const float *filter, const nn_conv_epilogue *epilogue, float *y,
+                                   float *workspace);
 int64_t nn_conv_winograd_data_floats(nn_backend *backend, const nn_conv2d_geom *geom);
 cvy_status nn_conv_winograd_backward_data(nn_backend *backend, const nn_conv2d_geom *geom,
                                           const float *dy, const float *filter, float *dx,
                                           int accumulate, float *workspace);
+int64_t nn_conv_strided_data_floats(nn_backend *backend, const nn_conv2d_geom *geom);
+cvy_status nn_conv_strided_backward_data(nn_backend *backend, const nn_conv2d_geom *geom,
+                                         const float *dy, const float *filter, float *dx,
+                                         int accumulate, float *workspace);
 int64_t nn_conv_winograd_filter_floats(nn_backend *backend, const nn_conv2d_geom *geom);
 cvy_status nn_conv_winograd_backward_filter(nn_backend *backend, const nn_conv2d_geom *geom,
                                             const float *x, const float *dy, float *dfilter,
@@ -121,6 +129,10 @@ int64_t nn_conv_stem_filter_floats(nn_backend *backend, const nn_conv2d_geom *ge
 cvy_status nn_conv_stem_backward_filter(nn_backend *backend, const nn_conv2d_geom *geom,
                                         const float *x, const float *dy, float *dfilter,
                                         float *dbias, float *workspace);
+int64_t nn_conv_strided_filter_floats(nn_backend *backend, const nn_conv2d_geom *geom);
+cvy_status nn_conv_strided_backward_filter(nn_backend *backend, const nn_conv2d_geom *geom,
+                                           const float *x, const float *dy, float *dfilter,
+                                           float *dbias, float *workspace);
 
 static inline int64_t nn_conv_taps(const nn_conv2d_geom *geom)
 {

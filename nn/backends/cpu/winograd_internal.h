@@ -87,7 +87,8 @@ void nn_winograd_backward(const nn_conv2d_geom *geom, nn_winograd *out);
 typedef struct nn_wino_filters {
     const float *at;
     int64_t dst_stride, src_stride;
-    int is_turned; /* taps in reverse */
+    int is_turned;  /* taps in reverse */
+    int is_strided; /* for winograd_strided_internal.h, whose filters are 6x6 as well */
 } nn_wino_filters;
 
 /** dst (+)= src by the filters, written through the epilogue. */
