@@ -2,6 +2,7 @@
 #include "nn/backends/cpu/conv_depthwise_internal.h"
 #include "nn/backends/cpu/conv_dft_internal.h"
 #include "nn/backends/cpu/conv_gradient_internal.h"
+#include "nn/backends/cpu/conv_lines_internal.h"
 #include "nn/backends/cpu/conv_planes_internal.h"
 #include "nn/backends/cpu/conv_sweep_internal.h"
 #include "nn/backends/cpu/layout_internal.h"
@@ -245,6 +246,7 @@ typedef struct filter_kernel {
 } filter_kernel;
 
 static const filter_kernel filter_kernels[] = {
+    {nn_conv_lines_gradient_fits, nn_conv_lines_gradient_floats, nn_conv_lines_gradient_run, 1},
     {nn_conv_planes_fits_forward, planes_filter_floats, planes_filter_run, 1},
     {nn_conv_dft_fits, nn_conv_dft_filter_floats, nn_conv_dft_filter_run, 1},
     {nn_conv_planes_outer_fits, outer_floats, outer_run, 1},

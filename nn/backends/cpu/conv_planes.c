@@ -1,5 +1,7 @@
 #include "nn/backends/cpu/conv_planes_internal.h"
 
+#include "nn/backends/cpu/conv_lines_internal.h"
+
 #include <string.h>
 
 enum {
@@ -32,6 +34,7 @@ static void cut_rows(nn_conv_planes *planes, int64_t n_planes)
     rows = nn_cpu_least(planes->dst_h, nn_cpu_most(rows, nn_cpu_most(1, halo)));
     planes->n_bands = nn_cpu_div_up(planes->dst_h, rows);
     planes->rows_per_band = nn_cpu_div_up(planes->dst_h, planes->n_bands);
+    if (planes->is_lines) planes->rows_per_band = round_up(planes->rows_per_band, NN_LINES_OUT);
     planes->n_bands = nn_cpu_div_up(planes->dst_h, planes->rows_per_band);
 }
 
@@ -80,6 +83,7 @@ void nn_conv_planes_forward(const nn_conv2d_geom *geom, nn_conv_planes *out)
 {
     *out = forward_of(geom);
     out->lanes = lanes_of(geom->c);
+    out->is_lines = nn_conv_lines_fits(out);
     cut(out);
 }
 
@@ -106,6 +110,7 @@ void nn_conv_planes_backward(const nn_conv2d_geom *geom, nn_conv_planes *out)
                             .taps_w = geom->s,
                             .dil_h = geom->dil_h,
                             .dil_w = geom->dil_w};
+    out->is_lines = nn_conv_lines_fits(out);
     cut(out);
 }
 
@@ -382,19 +387,28 @@ static void run_band(const nn_planes_pass *pass, int64_t image, nn_cpu_span rows
     if (n > 0) tiles[planes->dst_c - 1][n - 1](pass, places);
 }
 
+/* Of a thread: the copy, then what is transformed. */
+static int64_t scratch_floats(const nn_conv_planes *planes)
+{
+    return planes->copy_floats + (planes->is_lines ? nn_conv_lines_scratch_floats(planes) : 0);
+}
+
 static void planes_chunk(void *arg, int64_t chunk_idx, int thread_idx)
 {
     const nn_planes_pass *pass = arg;
     const nn_conv_planes *planes = pass->planes;
-    float *const copy = pass->copies + thread_idx * planes->copy_floats;
+    float *const copy = pass->copies + thread_idx * scratch_floats(planes);
     const nn_cpu_span images = nn_cpu_part(planes->n, planes->images_per_chunk,
                                            chunk_idx / planes->n_bands);
     const nn_cpu_span rows = nn_cpu_part(planes->dst_h, planes->rows_per_band,
                                          chunk_idx % planes->n_bands);
+    const int64_t n_rows = planes->is_lines ? round_up(rows.n, NN_LINES_OUT) : rows.n;
 
     for (int64_t i = images.first; i < images.first + images.n; i++) {
-        nn_conv_planes_copy(planes, pass->src, i, rows.first, rows.n, copy);
-        if (planes->lanes == 1) {
+        nn_conv_planes_copy(planes, pass->src, i, rows.first, n_rows, copy);
+        if (planes->is_lines) {
+            nn_conv_lines_band(pass, i, rows, copy, copy + planes->copy_floats);
+        } else if (planes->lanes == 1) {
             run_band(pass, i, rows, copy);
         } else {
             nn_conv_planes_fold_band(pass, i, rows, copy);
@@ -408,12 +422,13 @@ static int64_t filter_floats(const nn_conv_planes *planes)
 {
     const int64_t src_c = round_up(planes->src_c, planes->lanes);
 
+    if (planes->is_lines) return nn_conv_lines_filter_floats(planes);
     return round_up(planes->dst_c * src_c * planes->taps_h * planes->taps_w, NN_CPU_BLOCK);
 }
 
 int64_t nn_conv_planes_workspace_floats(const nn_conv_planes *planes, int n_threads)
 {
-    return filter_floats(planes) + n_threads * planes->copy_floats;
+    return filter_floats(planes) + n_threads * scratch_floats(planes);
 }
 
 /* packed: (block of lanes src channels, tap, dst channel, lane), 0 for channels that do not exist.
@@ -450,7 +465,11 @@ void nn_conv_planes_run(nn_backend *backend, const nn_conv_planes *planes, const
                            .copies = workspace + filter_floats(planes),
                            .accumulate = accumulate};
 
-    pack_filter(planes, filter, workspace);
+    if (planes->is_lines) {
+        nn_conv_lines_pack(planes, filter, workspace);
+    } else {
+        pack_filter(planes, filter, workspace);
+    }
     nn_cpu_run(backend, nn_cpu_div_up(planes->n, planes->images_per_chunk) * planes->n_bands,
                planes_chunk, &pass);
 }

@@ -14,8 +14,9 @@
  * where copy is src with its padding. A chunk of work is some images, or a band of rows of one.
  *
  * Where src is in planes, the lanes of a vector are neighbours in a row, and a tile is some such
- * vectors of all channels of dst (conv_planes.c). Where src is in blocks, they are channels of src,
- * whose sums are added up at the end (conv_planes_fold.c).
+ * vectors of all channels of dst (conv_planes.c); with 5 rows of taps columns are transformed first
+ * (conv_lines.c). Where src is in blocks, they are channels of src, whose sums are added up at the
+ * end (conv_planes_fold.c).
  */
 enum {
     NN_PLANES_CHANNELS = NN_CPU_BLOCKED_FROM - 1, /* of dst, at most */
@@ -25,6 +26,7 @@ enum {
 typedef struct nn_conv_planes {
     int64_t n;
     int64_t lanes; /* of the copy: 1 (planes) or 16 (blocks) */
+    int is_lines;  /* done by conv_lines.c, whose bands are whole tiles but for the last */
     int64_t src_c, src_h, src_w;
     int64_t dst_c, dst_h, dst_w;
     int64_t low_h, low_w; /* place in src of the copy's first pixel */
@@ -66,7 +68,7 @@ nn_cpu_span nn_conv_planes_tap_rows(const nn_conv_planes *planes, int64_t first,
 nn_cpu_span nn_conv_planes_tap_cols(const nn_conv_planes *planes, int64_t first, int64_t last);
 
 /** One pass; filter is packed: (src channel, tap, dst channel), or (block of src, tap, dst channel,
- *  16). */
+ *  16), or see conv_lines_internal.h. */
 typedef struct nn_planes_pass {
     const nn_conv_planes *planes;
     const float *src, *filter, *bias;
