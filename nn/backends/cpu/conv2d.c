@@ -91,7 +91,7 @@ static const forward_kernel forward_kernels[] = {
     {nn_stem_fits, nn_conv_stem_floats, nn_conv_stem_forward, 1},
     {nn_strided_fits_forward, nn_conv_strided_floats, nn_conv_strided_forward, 1},
     {nn_conv_planes_fits_forward, planes_floats, planes_run, 0},
-    {nn_conv_dft_fits, nn_conv_dft_floats, nn_conv_dft_run, 0},
+    {nn_conv_dft_fits, nn_conv_dft_floats, nn_conv_dft_forward, 0},
     {nn_conv_planes_spread_fits, spread_floats, spread_run, 0},
     {nn_conv_sweep_fits, sweep_floats, sweep_run, 1},
     {nn_conv_dense_fits, nn_conv_dense_floats, nn_conv_dense_forward, 0},
@@ -157,7 +157,7 @@ typedef struct data_kernel {
 static const data_kernel data_kernels[] = {
     {nn_winograd_fits, nn_conv_winograd_data_floats, nn_conv_winograd_backward_data},
     {nn_strided_fits_backward, nn_conv_strided_data_floats, nn_conv_strided_backward_data},
-    {nn_conv_dft_fits, nn_conv_dft_data_floats, nn_conv_dft_data_run},
+    {nn_conv_dft_fits, nn_conv_dft_data_floats, nn_conv_dft_backward_data},
     {nn_conv_planes_fits_backward, planes_data_floats, planes_data_run},
     {sweep_data_fits, sweep_data_floats, sweep_data_run},
     {nn_conv_dense_fits, nn_conv_dense_floats, nn_conv_dense_backward_data},
@@ -246,9 +246,9 @@ typedef struct filter_kernel {
 } filter_kernel;
 
 static const filter_kernel filter_kernels[] = {
-    {nn_conv_lines_gradient_fits, nn_conv_lines_gradient_floats, nn_conv_lines_gradient_run, 1},
+    {nn_conv_lines_gradient_fits, nn_conv_lines_gradient_floats, nn_conv_lines_backward_filter, 1},
     {nn_conv_planes_fits_forward, planes_filter_floats, planes_filter_run, 1},
-    {nn_conv_dft_fits, nn_conv_dft_filter_floats, nn_conv_dft_filter_run, 1},
+    {nn_conv_dft_fits, nn_conv_dft_filter_floats, nn_conv_dft_backward_filter, 1},
     {nn_conv_planes_outer_fits, outer_floats, outer_run, 1},
     {nn_winograd_fits, nn_conv_winograd_filter_floats, nn_conv_winograd_backward_filter, 0},
     {nn_stem_fits, nn_conv_stem_filter_floats, nn_conv_stem_backward_filter, 0},

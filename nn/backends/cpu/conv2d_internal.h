@@ -5,8 +5,9 @@
 #include "nn/backends/cpu/cpu_internal.h"
 
 /**
- * Convolutions that no other kernel knows (conv2d.c): few channels with a stride, groups that are
- * neither whole blocks nor an even part of one, very large filters. Both sides are dense NCHW here.
+ * Convolutions that no other kernel knows (conv2d_columns.c): few channels with a stride, groups
+ * that are neither whole blocks nor an even part of one, very large filters. Both sides are dense
+ * NCHW here.
  *
  * How a convolution is cut, from its geometry alone.
  *
@@ -134,10 +135,12 @@ cvy_status nn_conv_strided_backward_filter(nn_backend *backend, const nn_conv2d_
                                            const float *x, const float *dy, float *dfilter,
                                            float *dbias, float *workspace);
 
+/** Taps of a filter. */
 static inline int64_t nn_conv_taps(const nn_conv2d_geom *geom)
 {
     return geom->r * geom->s;
 }
+
 /** Floats of KCRS from one output channel to the next. */
 static inline int64_t nn_conv_k_stride(const nn_conv2d_geom *geom)
 {

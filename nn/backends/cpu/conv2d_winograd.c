@@ -2,6 +2,7 @@
 #include "nn/backends/cpu/winograd_internal.h"
 #include "nn/backends/cpu/winograd_stem_internal.h"
 #include "nn/backends/cpu/winograd_strided_internal.h"
+#include "nn/backends/cpu/winograd_tile_internal.h"
 
 /* Winograd's kernels as the tables of conv2d.c take them. */
 
@@ -17,8 +18,10 @@ cvy_status nn_conv_winograd_forward(nn_backend *backend, const nn_conv2d_geom *g
                                     const float *filter, const nn_conv_epilogue *epilogue, float *y,
                                     float *workspace)
 {
-    const nn_wino_filters filters = {
-        .at = filter, .dst_stride = nn_conv_k_stride(geom), .src_stride = nn_conv_taps(geom)};
+    const nn_wino_filters filters = {.at = filter,
+                                     .dst_stride = nn_conv_k_stride(geom),
+                                     .src_stride = nn_conv_taps(geom),
+                                     .transform = nn_wino_filter};
     nn_winograd wino;
 
     nn_winograd_forward(geom, &wino);
@@ -60,7 +63,7 @@ cvy_status nn_conv_strided_forward(nn_backend *backend, const nn_conv2d_geom *ge
     const nn_wino_filters filters = {.at = filter,
                                      .dst_stride = nn_conv_k_stride(geom),
                                      .src_stride = nn_conv_taps(geom),
-                                     .is_strided = 1};
+                                     .transform = nn_strided_filter};
     nn_strided plan;
 
     nn_strided_forward(geom, &plan);
@@ -83,7 +86,8 @@ cvy_status nn_conv_winograd_backward_data(nn_backend *backend, const nn_conv2d_g
     const nn_wino_filters filters = {.at = filter,
                                      .dst_stride = nn_conv_taps(geom),
                                      .src_stride = nn_conv_k_stride(geom),
-                                     .is_turned = 1};
+                                     .is_turned = 1,
+                                     .transform = nn_wino_filter};
     nn_winograd wino;
 
     nn_winograd_backward(geom, &wino);
@@ -108,7 +112,7 @@ cvy_status nn_conv_strided_backward_data(nn_backend *backend, const nn_conv2d_ge
                                      .dst_stride = nn_conv_taps(geom),
                                      .src_stride = nn_conv_k_stride(geom),
                                      .is_turned = 1,
-                                     .is_strided = 1};
+                                     .transform = nn_strided_filter};
     nn_strided plan;
 
     nn_strided_backward(geom, &plan);

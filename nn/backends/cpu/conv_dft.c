@@ -10,22 +10,23 @@ enum {
     LANES = NN_VEC_LANES
 };
 
+/* Of the transformed filters of 16 output channels. */
+static int64_t block_floats(const nn_conv2d_geom *geom)
+{
+    return NN_DFT_SLOTS * geom->c * NN_CPU_BLOCK;
+}
+
 int nn_conv_dft_fits(const nn_conv2d_geom *geom)
 {
     return geom->groups == 1 && geom->stride_h == 1 && geom->stride_w == 1 && geom->dil_h == 1 &&
            geom->dil_w == 1 && geom->r == NN_DFT_TAPS && geom->s == NN_DFT_TAPS &&
            geom->h + 2 * geom->pad_h == NN_DFT_SIDE && geom->w + 2 * geom->pad_w == NN_DFT_SIDE &&
            geom->c >= NN_DFT_LEAST_CHANNELS && geom->c <= NN_DFT_CHANNELS &&
-           nn_cpu_is_blocked(geom->k);
+           nn_cpu_is_blocked(geom->k) &&
+           nn_cpu_blocks(geom->k) * block_floats(geom) <= NN_DFT_FILTER_FLOATS;
 }
 
 /* --- The filter ------------------------------------------------------------------------------- */
-
-/* Of a block of 16 output channels. */
-static int64_t block_floats(const nn_conv2d_geom *geom)
-{
-    return NN_DFT_SLOTS * geom->c * NN_CPU_BLOCK;
-}
 
 /* Then whether they are there. */
 int64_t nn_dft_filter_floats(const nn_conv2d_geom *geom)
@@ -69,16 +70,15 @@ static void transform_channel(const nn_conv2d_geom *geom, const float *filter, i
     }
 }
 
-const float *nn_dft_filter(const nn_conv2d_geom *geom, const float *filter, float *own)
+void nn_dft_filter_make(const nn_conv2d_geom *geom, const float *filter, float *own)
 {
     float *const is_ready = ready_flag(geom, own);
 
-    if (*is_ready != 0.0f) return own;
+    if (*is_ready != 0.0f) return;
     for (int64_t block = 0; block < nn_cpu_blocks(geom->k); block++) {
         for (int64_t c = 0; c < geom->c; c++) transform_channel(geom, filter, block, c, own);
     }
     *is_ready = 1.0f;
-    return own;
 }
 
 /* --- Planes and lanes ------------------------------------------------------------------------- */
@@ -233,7 +233,7 @@ typedef struct forward_pass {
     float *y, *scratch;
 } forward_pass;
 
-/* Some images, a block of output channels, and LANES of these, */
+/* Of some images and a block of output channels, LANES of these. */
 static void forward_lanes(const forward_pass *pass, nn_cpu_span images, const float *x_slots,
                           const float *w, int64_t block, int64_t lane, float *y_slots)
 {
@@ -275,22 +275,22 @@ static void forward_chunk(void *arg, int64_t chunk_idx, int thread_idx)
     const nn_conv2d_geom *geom = pass->geom;
     const nn_cpu_span images = nn_cpu_part(geom->n, NN_DFT_IMAGES, chunk_idx);
     float *const own = pass->scratch + thread_idx * forward_scratch_floats(geom);
-    const float *const w = nn_dft_filter(geom, pass->filter, own);
     float *const window = own + nn_dft_filter_floats(geom);
     float *const x_slots = window + NN_DFT_WINDOW_FLOATS;
     float *const y_slots = x_slots + NN_DFT_SLOTS * nn_dft_x_pitch(geom);
 
+    nn_dft_filter_make(geom, pass->filter, own);
     nn_dft_of_planes(geom, pass->x, images, window, x_slots);
     for (int64_t block = 0; block < nn_cpu_blocks(geom->k); block++) {
         for (int64_t lane = 0; lane < NN_CPU_BLOCK; lane += LANES) {
-            forward_lanes(pass, images, x_slots, w, block, lane, y_slots);
+            forward_lanes(pass, images, x_slots, own, block, lane, y_slots);
         }
     }
 }
 
-cvy_status nn_conv_dft_run(nn_backend *backend, const nn_conv2d_geom *geom, const float *x,
-                           const float *filter, const nn_conv_epilogue *epilogue, float *y,
-                           float *workspace)
+cvy_status nn_conv_dft_forward(nn_backend *backend, const nn_conv2d_geom *geom, const float *x,
+                               const float *filter, const nn_conv_epilogue *epilogue, float *y,
+                               float *workspace)
 {
     forward_pass pass = {.geom = geom,
                          .x = x,

@@ -221,17 +221,17 @@ static void data_chunk(void *arg, int64_t chunk_idx, int thread_idx)
     const nn_dft_pitch from = {.row = NN_DFT_OUTPUTS * LANES, .pixel = LANES, .slot = DY_SLOT};
     const nn_dft_pitch to = {.row = NN_DFT_SIDE * LANES, .pixel = LANES, .slot = geom->c * LANES};
     float *const own = pass->scratch + thread_idx * scratch_floats(geom);
-    const float *const w = nn_dft_filter(geom, pass->filter, own);
     float *const window = own + nn_dft_filter_floats(geom);
     float *const dy = window + NN_DFT_WINDOW_FLOATS, *const dy_slots = dy + DY_FLOATS;
     float *const dx_slots = dy_slots + DY_SLOTS_FLOATS;
 
+    nn_dft_filter_make(geom, pass->filter, own);
     for (int64_t block = 0; block < nn_cpu_blocks(geom->k); block++) {
         block_to_lanes(pass, images, block, dy);
         for (int64_t k = 0; k < NN_CPU_BLOCK && block * NN_CPU_BLOCK + k < geom->k; k++) {
             nn_dft_of_outputs(dy + k * N_PIXELS * LANES, from, dy_slots + k * LANES);
         }
-        multiply_block(geom, w, block, dy_slots, dx_slots);
+        multiply_block(geom, own, block, dy_slots, dx_slots);
     }
     for (int64_t c = 0; c < geom->c; c++) {
         nn_dft_to_window(dx_slots + c * LANES, to, window);
@@ -239,8 +239,9 @@ static void data_chunk(void *arg, int64_t chunk_idx, int thread_idx)
     }
 }
 
-cvy_status nn_conv_dft_data_run(nn_backend *backend, const nn_conv2d_geom *geom, const float *dy,
-                                const float *filter, float *dx, int accumulate, float *workspace)
+cvy_status nn_conv_dft_backward_data(nn_backend *backend, const nn_conv2d_geom *geom,
+                                     const float *dy, const float *filter, float *dx,
+                                     int accumulate, float *workspace)
 {
     data_pass pass = {.geom = geom,
                       .dy = dy,

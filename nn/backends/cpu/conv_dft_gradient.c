@@ -267,8 +267,9 @@ static void total_chunk(void *arg, int64_t block, int thread_idx)
     for (int64_t k = 0; k < n_k; k++) pass->dbias[first + k] = sum[k];
 }
 
-cvy_status nn_conv_dft_filter_run(nn_backend *backend, const nn_conv2d_geom *geom, const float *x,
-                                  const float *dy, float *dfilter, float *dbias, float *workspace)
+cvy_status nn_conv_dft_backward_filter(nn_backend *backend, const nn_conv2d_geom *geom,
+                                       const float *x, const float *dy, float *dfilter,
+                                       float *dbias, float *workspace)
 {
     gradient_pass pass = {.geom = geom,
                           .plan = plan_of(geom),

@@ -1,7 +1,7 @@
 #ifndef NN_BACKENDS_CPU_CONV_DFT_INTERNAL_H
 #define NN_BACKENDS_CPU_CONV_DFT_INTERNAL_H
 
-#include "nn/backends/cpu/conv2d_internal.h"
+#include "nn/backends/cpu/conv_tile_internal.h"
 #include "nn/backends/cpu/layout_internal.h"
 
 /**
@@ -64,6 +64,7 @@ void nn_dft_to_taps(const float *slots, nn_dft_pitch pitch, float *pixels);
 enum {
     NN_DFT_CHANNELS = NN_CPU_BLOCKED_FROM - 1, /* of x, at most */
     NN_DFT_LEAST_CHANNELS = 3,                 /* of fewer there are not many products to save */
+    NN_DFT_FILTER_FLOATS = 64 * 1024,          /* transformed, at most: every thread has its own */
     NN_DFT_IMAGES = 8 /* that a chunk of the forward pass and of the filter's gradient takes */
 };
 
@@ -78,25 +79,27 @@ void nn_dft_of_planes(const nn_conv2d_geom *geom, const float *x, nn_cpu_span im
 
 /** Forward; only the bias of the epilogue is added. */
 int64_t nn_conv_dft_floats(nn_backend *backend, const nn_conv2d_geom *geom);
-cvy_status nn_conv_dft_run(nn_backend *backend, const nn_conv2d_geom *geom, const float *x,
-                           const float *filter, const nn_conv_epilogue *epilogue, float *y,
-                           float *workspace);
+cvy_status nn_conv_dft_forward(nn_backend *backend, const nn_conv2d_geom *geom, const float *x,
+                               const float *filter, const nn_conv_epilogue *epilogue, float *y,
+                               float *workspace);
 
 /** The gradient of x. */
 int64_t nn_conv_dft_data_floats(nn_backend *backend, const nn_conv2d_geom *geom);
-cvy_status nn_conv_dft_data_run(nn_backend *backend, const nn_conv2d_geom *geom, const float *dy,
-                                const float *filter, float *dx, int accumulate, float *workspace);
+cvy_status nn_conv_dft_backward_data(nn_backend *backend, const nn_conv2d_geom *geom,
+                                     const float *dy, const float *filter, float *dx,
+                                     int accumulate, float *workspace);
 
 /** The gradients of the filter and the bias (or NULL). */
 int64_t nn_conv_dft_filter_floats(nn_backend *backend, const nn_conv2d_geom *geom);
-cvy_status nn_conv_dft_filter_run(nn_backend *backend, const nn_conv2d_geom *geom, const float *x,
-                                  const float *dy, float *dfilter, float *dbias, float *workspace);
+cvy_status nn_conv_dft_backward_filter(nn_backend *backend, const nn_conv2d_geom *geom,
+                                       const float *x, const float *dy, float *dfilter,
+                                       float *dbias, float *workspace);
 
 /** The filter's transforms, scaled for inverse ones: (block of k, slot, c, 16). Every thread makes
  *  its own, which costs less than to fetch them from another core's cache: the first of its chunks
- *  finds `own` not ready. nn_dft_filter_floats(), each. */
+ *  finds `own` not ready, and makes it so. nn_dft_filter_floats(), each. */
 int64_t nn_dft_filter_floats(const nn_conv2d_geom *geom);
 void nn_dft_filters_clear(const nn_conv2d_geom *geom, int n_threads, int64_t pitch, float *first);
-const float *nn_dft_filter(const nn_conv2d_geom *geom, const float *filter, float *own);
+void nn_dft_filter_make(const nn_conv2d_geom *geom, const float *filter, float *own);
 
 #endif

@@ -93,11 +93,16 @@ CVY_INLINE_ALWAYS nn_vec difference(nn_vec a, nn_vec b, int is_odd)
     return is_odd ? b - a : a - b;
 }
 
+/* What is known of two rows when the code is compiled. */
+typedef struct row_form {
+    int is_odd, has_bottom, n_cols;
+} row_form;
+
 /* Rows i and, if there is one, i + 7, of n_cols pixels each, to row i of all parts. */
 CVY_INLINE_ALWAYS void split_rows(const factors *f, const float *top, const float *bottom,
-                                  int64_t pixel, int is_odd, int has_bottom, int n_cols,
-                                  part_lines *parts, int row)
+                                  int64_t pixel, row_form form, part_lines *parts, int row)
 {
+    const int is_odd = form.is_odd, has_bottom = form.has_bottom, n_cols = form.n_cols;
     const nn_vec zero = nn_vec_all(0.0f);
 
     CVY_UNROLL(2) for (int minus = 0; minus < 2; minus++)
@@ -173,14 +178,14 @@ CVY_INLINE_ALWAYS void forward(const float *pixels, nn_dft_pitch pitch, int exte
             }
         } else if (i + NN_DFT_HALF < extent) {
             if (i % 2 == 0) {
-                split_rows(&f, top, bottom, pitch.pixel, 0, 1, extent, parts, i);
+                split_rows(&f, top, bottom, pitch.pixel, (row_form){0, 1, extent}, parts, i);
             } else {
-                split_rows(&f, top, bottom, pitch.pixel, 1, 1, extent, parts, i);
+                split_rows(&f, top, bottom, pitch.pixel, (row_form){1, 1, extent}, parts, i);
             }
         } else if (i % 2 == 0) {
-            split_rows(&f, top, top, pitch.pixel, 0, 0, extent, parts, i);
+            split_rows(&f, top, top, pitch.pixel, (row_form){0, 0, extent}, parts, i);
         } else {
-            split_rows(&f, top, top, pitch.pixel, 1, 0, extent, parts, i);
+            split_rows(&f, top, top, pitch.pixel, (row_form){1, 0, extent}, parts, i);
         }
     }
     for (int part = 0; part < NN_DFT_PARTS; part++) {
@@ -275,10 +280,10 @@ CVY_INLINE_ALWAYS void row_back(const factors *f, const nn_vec line[NN_DFT_HALF]
 }
 
 /* Row i of all parts to rows i and, if there is one, i + 7. */
-CVY_INLINE_ALWAYS void join_rows(const factors *f, part_lines *parts, int row, int is_odd,
-                                 int has_bottom, int n_cols, float *top, float *bottom,
-                                 int64_t pixel)
+CVY_INLINE_ALWAYS void join_rows(const factors *f, part_lines *parts, int row, row_form form,
+                                 float *top, float *bottom, int64_t pixel)
 {
+    const int is_odd = form.is_odd, has_bottom = form.has_bottom, n_cols = form.n_cols;
     nn_vec x[2][NN_DFT_SIDE];
 
     CVY_UNROLL(2) for (int minus = 0; minus < 2; minus++)
@@ -313,14 +318,14 @@ CVY_INLINE_ALWAYS void back(const float *slots, nn_dft_pitch pitch, int extent, 
         if (i + NN_DFT_HALF < extent) {
             float *const bottom = top + NN_DFT_HALF * pitch.row;
             if (i % 2 == 0) {
-                join_rows(&f, parts, i, 0, 1, extent, top, bottom, pitch.pixel);
+                join_rows(&f, parts, i, (row_form){0, 1, extent}, top, bottom, pitch.pixel);
             } else {
-                join_rows(&f, parts, i, 1, 1, extent, top, bottom, pitch.pixel);
+                join_rows(&f, parts, i, (row_form){1, 1, extent}, top, bottom, pitch.pixel);
             }
         } else if (i % 2 == 0) {
-            join_rows(&f, parts, i, 0, 0, extent, top, top, pitch.pixel);
+            join_rows(&f, parts, i, (row_form){0, 0, extent}, top, top, pitch.pixel);
         } else {
-            join_rows(&f, parts, i, 1, 0, extent, top, top, pitch.pixel);
+            join_rows(&f, parts, i, (row_form){1, 0, extent}, top, top, pitch.pixel);
         }
     }
 }

@@ -32,10 +32,9 @@ static int64_t tiles_of_group(const nn_conv_planes *planes)
     return n;
 }
 
-/* A vector more: columns of taps are read from any place. */
 int64_t nn_conv_lines_x_floats(const nn_conv_planes *planes, int64_t n_tiles)
 {
-    return NN_LINES_POINTS * planes->src_c * n_tiles * nn_lines_pitch(planes) + NN_CPU_BLOCK;
+    return NN_LINES_POINTS * planes->src_c * n_tiles * nn_lines_pitch(planes);
 }
 
 int64_t nn_conv_lines_scratch_floats(const nn_conv_planes *planes)

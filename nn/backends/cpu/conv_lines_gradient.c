@@ -8,7 +8,7 @@
  * their order. */
 enum {
     MOST_SHARES = 16,
-    TILE_CHANNELS = NN_VEC_LANES == 16 ? 6 : 2, /* their vectors and sums fill the registers */
+    TILE_CHANNELS = NN_VEC_LANES == 16 ? 6 : 2, /* their vectors and sums fit the registers */
     TILE_COLS = 3
 };
 
@@ -64,7 +64,6 @@ int64_t nn_conv_lines_gradient_floats(nn_backend *backend, const nn_conv2d_geom 
 typedef struct gradient_pass {
     gradient_plan plan;
     const float *x, *dy;
-    float *dfilter, *dbias;
     float *shares, *scratch;
 } gradient_pass;
 
@@ -292,16 +291,11 @@ static void share_chunk(void *arg, int64_t share, int thread_idx)
     sums_to_taps(plan, sums, pass->shares + share * plan->share_floats);
 }
 
-cvy_status nn_conv_lines_gradient_run(nn_backend *backend, const nn_conv2d_geom *geom,
-                                      const float *x, const float *dy, float *dfilter, float *dbias,
-                                      float *workspace)
+cvy_status nn_conv_lines_backward_filter(nn_backend *backend, const nn_conv2d_geom *geom,
+                                         const float *x, const float *dy, float *dfilter,
+                                         float *dbias, float *workspace)
 {
-    gradient_pass pass = {.plan = plan_of(geom),
-                          .x = x,
-                          .dy = dy,
-                          .dfilter = dfilter,
-                          .dbias = dbias,
-                          .shares = workspace};
+    gradient_pass pass = {.plan = plan_of(geom), .x = x, .dy = dy, .shares = workspace};
     const gradient_plan *plan = &pass.plan;
     const int64_t n = geom->k * geom->c * NN_LINES_TAPS * geom->s;
 

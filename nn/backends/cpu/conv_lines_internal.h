@@ -16,7 +16,7 @@
  */
 enum { NN_LINES_TAPS = 5, NN_LINES_OUT = 4, NN_LINES_POINTS = 8 };
 
-/** Tiles of 4 rows; rows past the last are computed of zeros, or not written. */
+/** Tiles of 4 rows. Of those past the last, outputs are not written and gradients count as 0. */
 static inline int64_t nn_lines_tiles(int64_t n_rows)
 {
     return nn_cpu_div_up(n_rows, NN_LINES_OUT);
@@ -25,8 +25,8 @@ static inline int64_t nn_lines_tiles(int64_t n_rows)
 /** Whether src, in planes, is filtered this way: few rows do not fill tiles. */
 static inline int nn_conv_lines_fits(const nn_conv_planes *planes)
 {
-    return planes->lanes == 1 && planes->taps_h == NN_LINES_TAPS && planes->dil_h == 1 &&
-           planes->dst_h >= 6;
+    return planes->lanes == 1 && !nn_cpu_is_blocked(planes->dst_c) &&
+           planes->taps_h == NN_LINES_TAPS && planes->dil_h == 1 && planes->dst_h >= 6;
 }
 
 /** The transform of some tiles of a copy: (point, src channel, tile, column), a row of it being
@@ -49,9 +49,9 @@ void nn_conv_lines_band(const nn_planes_pass *pass, int64_t image, nn_cpu_span r
 /** The gradients of the filter and the bias (or NULL). */
 int nn_conv_lines_gradient_fits(const nn_conv2d_geom *geom);
 int64_t nn_conv_lines_gradient_floats(nn_backend *backend, const nn_conv2d_geom *geom);
-cvy_status nn_conv_lines_gradient_run(nn_backend *backend, const nn_conv2d_geom *geom,
-                                      const float *x, const float *dy, float *dfilter, float *dbias,
-                                      float *workspace);
+cvy_status nn_conv_lines_backward_filter(nn_backend *backend, const nn_conv2d_geom *geom,
+                                         const float *x, const float *dy, float *dfilter,
+                                         float *dbias, float *workspace);
 
 /* --- The transforms --------------------------------------------------------------------------- */
 

@@ -23,12 +23,19 @@ CVY_INLINE_ALWAYS void clear(nn_vec sum[MOST_INPUTS][MOST_VECS], int n_inputs, i
 CVY_INLINE_ALWAYS void put_sum(nn_vec sum[MOST_INPUTS][MOST_VECS], int n_inputs, int n_vecs,
                                int is_new, float *to)
 {
-    CVY_UNROLL(16) for (int i = 0; i < n_inputs; i++)
+    CVY_UNROLL(16) for (int i = 0; is_new && i < n_inputs; i++)
+    {
+        CVY_UNROLL(16) for (int v = 0; v < n_vecs; v++)
+        {
+            nn_vec_store(to + (i * n_vecs + v) * NN_VEC_LANES, sum[i][v]);
+        }
+    }
+    CVY_UNROLL(16) for (int i = 0; !is_new && i < n_inputs; i++)
     {
         CVY_UNROLL(16) for (int v = 0; v < n_vecs; v++)
         {
             float *at = to + (i * n_vecs + v) * NN_VEC_LANES;
-            nn_vec_store(at, is_new ? sum[i][v] : nn_vec_load(at) + sum[i][v]);
+            nn_vec_store(at, nn_vec_load(at) + sum[i][v]);
         }
     }
 }
@@ -74,11 +81,7 @@ CVY_INLINE_ALWAYS void sum_block(const nn_conv_outer *outer, const float *from, 
             }
         }
     }
-    if (outer->is_new) {
-        put_sum(sum, n_inputs, n_vecs, 1, to);
-    } else {
-        put_sum(sum, n_inputs, n_vecs, 0, to);
-    }
+    put_sum(sum, n_inputs, n_vecs, outer->is_new, to);
 }
 
 /* As many channels at once as registers hold: a block in one go or in parts. */

@@ -72,7 +72,7 @@ nn_cpu_span nn_conv_planes_tap_cols(const nn_conv_planes *planes, int64_t first,
 typedef struct nn_planes_pass {
     const nn_conv_planes *planes;
     const float *src, *filter, *bias;
-    float *dst, *copies;
+    float *dst, *copies; /* of each thread, and behind its copy what conv_lines.c needs */
     int accumulate;
 } nn_planes_pass;
 

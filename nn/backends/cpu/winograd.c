@@ -2,6 +2,7 @@
 
 #include "nn/backends/cpu/conv_sweep_internal.h"
 #include "nn/backends/cpu/layout_internal.h"
+#include "nn/backends/cpu/winograd_tile_internal.h"
 
 enum {
     PART = 2 * NN_TILE_PIXELS, /* tiles: few, so that they stay near, and filters are read seldom */
@@ -44,8 +45,9 @@ static int is_single(const nn_winograd *wino)
     return NN_VECS_PER_BLOCK == 1 && wino->src_blocks == 1 && wino->dst_blocks == 1;
 }
 
-/* Of [0, n), an even number of equal parts, no larger than the most. */
-static int64_t even_parts(int64_t n, int64_t most)
+/* The size of equal parts of n, no larger than the most and even in number: shared by two threads.
+ */
+static int64_t even_part_size(int64_t n, int64_t most)
 {
     const int64_t n_parts = nn_cpu_div_up(n, most);
 
@@ -57,7 +59,7 @@ static int64_t tiles_of_part(const nn_winograd *wino)
     if (is_single(wino)) return SINGLE_PART;
     const int64_t wanted = nn_cpu_div_up(wino->n_tiles, MIN_PARTS * NN_TILE_PIXELS);
 
-    return even_parts(wino->n_tiles, nn_cpu_least(PART, wanted * NN_TILE_PIXELS));
+    return even_part_size(wino->n_tiles, nn_cpu_least(PART, wanted * NN_TILE_PIXELS));
 }
 
 /* As few tiles as there can be, and as many of 3 among them: the fewest positions. (5 outputs are
@@ -263,7 +265,7 @@ static int fetch_next_row(nn_wino_fetch *fetch)
         const int64_t halo = fetch->is_dst ? 0 : NN_WINO_IN - NN_WINO_OUT;
         *run = fetch->is_dst ? nn_winograd_dst_run(wino, fetch->tile, most)
                              : nn_winograd_src_run(wino, fetch->tile, most);
-        /* Tiles before have been above and left. */
+        /* Tiles above and left have often just read the others. */
         fetch->run_rows = nn_cpu_common((nn_cpu_span){run->row + halo, run->rows},
                                         (nn_cpu_span){0, run->h});
         fetch->run_cols = nn_cpu_common((nn_cpu_span){run->col + halo, run->n * run->cols},

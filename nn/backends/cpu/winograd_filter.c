@@ -1,7 +1,7 @@
+#include "nn/backends/cpu/winograd_tile_internal.h"
+
 #include "nn/backends/cpu/conv_sweep_internal.h"
-#include "nn/backends/cpu/winograd_internal.h"
 #include "nn/backends/cpu/winograd_lines_internal.h"
-#include "nn/backends/cpu/winograd_strided_internal.h"
 
 /* Filters of KCRS, as they are multiplied, and their gradients. */
 
@@ -95,8 +95,6 @@ void nn_wino_transform_filters(const nn_winograd *wino, const nn_wino_filters *f
 {
     const int n_blocks = nn_conv_group_blocks(wino->dst_blocks, group);
     const int64_t pitch = nn_wino_filter_pitch(wino->src_blocks, n_blocks);
-    void (*const transform)(const float *filter, float *out, int64_t pitch) =
-        filters->is_strided ? nn_strided_filter : nn_wino_filter;
     const int64_t row_stride = nn_cpu_most(filters->dst_stride, filters->src_stride);
     const int64_t next_block = NN_CPU_BLOCK * filters->src_stride;
     float taps[9 * NN_CPU_BLOCK];
@@ -112,7 +110,7 @@ void nn_wino_transform_filters(const nn_winograd *wino, const nn_wino_filters *f
                 fetch_row(from - lane * filters->src_stride + next_block + lane * row_stride);
             }
             gather_taps(filters, from, n, taps);
-            transform(taps, out + (c * n_blocks + j) * NN_CPU_BLOCK, pitch);
+            filters->transform(taps, out + (c * n_blocks + j) * NN_CPU_BLOCK, pitch);
         }
     }
 }

@@ -1,14 +1,17 @@
+#include "nn/backends/cpu/winograd_internal.h"
+
 #include "nn/backends/cpu/conv_outer_internal.h"
 #include "nn/backends/cpu/conv_sweep_internal.h"
-#include "nn/backends/cpu/winograd_internal.h"
+#include "nn/backends/cpu/winograd_tile_internal.h"
 
 #include <string.h>
 
 /* Work is cut into patches of the filter (some blocks of inputs and of outputs), shares of the
- * tiles and, where shares are added up afterwards, thirds of the positions: both the sums and the
- * transformed tiles of a third stay in a core's cache, and no transform is done twice for the sake
- * of thirds. Sums of a (share, patch, third) are (position, block of inputs, group of outputs, 16,
- * 16 * blocks of the group); shares are added in their order. */
+ * tiles and, unless a patch is small, thirds of the positions: both the sums and the transformed
+ * tiles of a third stay in a core's cache, and no transform is done twice for the sake of thirds.
+ * They are tasks of their own where a patch is large, or tiles are too few for shares. Sums of a
+ * (share, patch, third) are (position, block of inputs, group of outputs, 16, 16 * blocks of the
+ * group); shares are added in their order. */
 enum {
     N_TASKS = 12,
     PART_TILES = 56,  /* that are transformed together */

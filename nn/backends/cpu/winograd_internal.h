@@ -87,8 +87,9 @@ void nn_winograd_backward(const nn_conv2d_geom *geom, nn_winograd *out);
 typedef struct nn_wino_filters {
     const float *at;
     int64_t dst_stride, src_stride;
-    int is_turned;  /* taps in reverse */
-    int is_strided; /* for winograd_strided_internal.h, whose filters are 6x6 as well */
+    int is_turned; /* taps in reverse */
+    /* 16 channels to 36 positions: nn_wino_filter(), or of winograd_strided_internal.h. */
+    void (*transform)(const float *filter, float *out, int64_t pitch);
 } nn_wino_filters;
 
 /** dst (+)= src by the filters, written through the epilogue. */
@@ -118,8 +119,8 @@ void nn_winograd_read_tiles(const nn_winograd *wino, const float *src, nn_cpu_sp
                             const nn_wino_set *set, int64_t to, float *out);
 
 /** What the memory is to fetch while products are computed: a little between any two of them, as
- *  it takes only so many requests at once. Tiles of some blocks of src (the pixels that a tile is
- *  the first to read), or of dst. */
+ *  it takes only so many requests at once. Tiles of some blocks of src (all but the first two rows
+ *  and columns of a run, which tiles above and left have often just read), or of dst. */
 typedef struct nn_wino_fetch {
     const nn_winograd *wino;
     const float *at; /* src or dst */
@@ -181,30 +182,5 @@ void nn_winograd_gradient_plan(const nn_conv2d_geom *geom, nn_winograd_gradient 
 /** sums: total_floats; scratch: scratch_floats for each thread. */
 void nn_winograd_gradient_run(nn_backend *backend, const nn_winograd_gradient *plan, const float *x,
                               const float *dy, float *dfilter, float *sums, float *scratch);
-
-/* --- Transforms of blocks of 16 channels (winograd_tile.c) ------------------------------------ */
-
-/** Blocks of channels to transform: planes follow each other, results are a pitch apart. */
-typedef struct nn_wino_blocks {
-    int64_t n, pitch;
-} nn_wino_blocks;
-
-/** out[i * pitch + block * blocks->pitch + tile * 16] = (B^T x B)[i], i = 0 to 35, or 0 to 11 of a
- *  third, and (A dy A^T) in the same way, where the tile has the position; x and dy count as 0
- *  outside their planes. third may be NN_WINO_ALL. */
-void nn_wino_input(const float *plane, const nn_wino_run *run, const nn_wino_blocks *blocks,
-                   int third, float *out, int64_t pitch);
-void nn_wino_output_adjoint(const float *plane, const nn_wino_run *run,
-                            const nn_wino_blocks *blocks, int third, float *out, int64_t pitch);
-/** y (+)= epilogue of A^T m A where a tile is inside; m[i * pitch + tile * 16]. The epilogue is
- * that of the block, its residual that of the plane. */
-void nn_wino_output(const float *m, int64_t pitch, const nn_conv_epilogue *epilogue, int accumulate,
-                    float *plane, const nn_wino_run *run);
-/** out[i * pitch] = (G filter G^T)[i] of 16 channels, i = 0 to 35; filter[tap * 16]. */
-void nn_wino_filter(const float *filter, float *out, int64_t pitch);
-/** out[tap * 16] = (G^T sum G)[tap] of 16 channels; sum[i * pitch]. */
-void nn_wino_filter_adjoint(const float *sum, int64_t pitch, float *out);
-/** The taps of n of 16 channels to KCRS, these channels a stride apart. */
-void nn_wino_scatter_taps(const float taps[9 * NN_CPU_BLOCK], int64_t n, int64_t stride, float *to);
 
 #endif

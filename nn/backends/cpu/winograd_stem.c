@@ -130,8 +130,8 @@ typedef struct output_place {
     int64_t n_rows, n_cols; /* from the corner on that exist */
 } output_place;
 
-/* What is known when the code is compiled: whether there is more than a bias, and whether all
- * columns exist. */
+/* What is known when the code is compiled: whether there is more than a bias, whether y is stored
+ * past the caches, and whether all columns exist. */
 typedef struct output_form {
     int has_tail, is_streamed, is_inside;
 } output_form;

@@ -17,7 +17,7 @@ enum {
     NEW_ROW = 2 * (IN - OUT) /* of a tile's: those before it the tile above has read */
 };
 
-static const float zeros[NN_VEC_LANES];
+static const float zeros[NN_VEC_LANES] = {0.0f};
 
 /* What the columns read: every second row of a channel. */
 typedef struct phase_rows {

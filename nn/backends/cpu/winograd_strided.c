@@ -471,14 +471,14 @@ void nn_strided_run(nn_backend *backend, const nn_strided *plan, const float *sr
                             .src = src,
                             .epilogue = epilogue,
                             .dst = dst,
-                            .accumulate = accumulate,
-                            .packed = workspace,
-                            .scratch = workspace + packed_floats(plan)};
+                            .accumulate = accumulate};
 
     if (plan->images_per_slab > 0) {
         nn_strided_run_slabs(backend, &pass, workspace);
         return;
     }
+    pass.packed = workspace;
+    pass.scratch = workspace + packed_floats(plan);
     nn_cpu_run(backend, nn_conv_n_groups(wino->dst_blocks), filter_chunk, &pass);
     nn_cpu_run(backend, nn_strided_count_parts(plan, wino->n, chunk_tiles), part_chunk, &pass);
 }

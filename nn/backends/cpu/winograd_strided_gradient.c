@@ -1,6 +1,7 @@
+#include "nn/backends/cpu/winograd_strided_internal.h"
+
 #include "nn/backends/cpu/conv_outer_internal.h"
 #include "nn/backends/cpu/conv_sweep_internal.h"
-#include "nn/backends/cpu/winograd_strided_internal.h"
 
 #include <string.h>
 
@@ -201,10 +202,7 @@ static void write_block(const gradient_pass *pass, const gradient_block *block, 
             const int64_t n = nn_cpu_least(NN_CPU_BLOCK, n_k - k);
             float *to = pass->dfilter + ((first_k + k) * wino->src_c + first_c + c) * 9;
             nn_strided_filter_adjoint(sums + c * n_blocks * NN_CPU_BLOCK + k, GROUP_SUMS, taps);
-            for (int64_t lane = 0; lane < n; lane++) {
-                for (int tap = 0; tap < 9; tap++) to[tap] = taps[tap * NN_CPU_BLOCK + lane];
-                to += wino->src_c * 9;
-            }
+            nn_wino_scatter_taps(taps, n, wino->src_c * 9, to);
         }
     }
 }

@@ -2,6 +2,7 @@
 #define NN_BACKENDS_CPU_WINOGRAD_STRIDED_INTERNAL_H
 
 #include "nn/backends/cpu/winograd_internal.h"
+#include "nn/backends/cpu/winograd_tile_internal.h"
 
 /**
  * 3x3 convolutions with stride 2 and pad 1 by Winograd's minimal filtering over the phases of x.

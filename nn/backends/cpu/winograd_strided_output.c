@@ -1,5 +1,6 @@
-#include "nn/backends/cpu/conv_epilogue_internal.h"
 #include "nn/backends/cpu/winograd_strided_internal.h"
+
+#include "nn/backends/cpu/conv_epilogue_internal.h"
 
 /* From positions to pixels. As in winograd_tile.c a row or two of the result are made after the
  * other, each in a pass over tiles beside each other. A tile that reaches over the plane is written

@@ -1,5 +1,6 @@
-#include "nn/backends/cpu/conv_sweep_internal.h"
 #include "nn/backends/cpu/winograd_strided_internal.h"
+
+#include "nn/backends/cpu/conv_sweep_internal.h"
 
 /* Many filters. A slab of transformed tiles holds a list for each of the 36 filters: what is
  * multiplied by it, of all positions and of all sizes of tiles, one sample after the other. So even

@@ -1,5 +1,6 @@
+#include "nn/backends/cpu/winograd_tile_internal.h"
+
 #include "nn/backends/cpu/conv_epilogue_internal.h"
-#include "nn/backends/cpu/winograd_internal.h"
 #include "nn/backends/cpu/winograd_lines_internal.h"
 
 #include <stddef.h>
@@ -31,14 +32,17 @@ typedef struct tile_rows {
     tile_edge edge;
     int64_t offset[IN]; /* EDGE_ANY: of a column's pixel in a row; 0: masked, -1: not */
     int32_t keep[IN];
+    int is_lost; /* rows do not lead to the next tile's, as this one is all padding */
 } tile_rows;
 
-/* Of tiles so many pixels larger than their outputs. */
-static void find_rows(const float *plane, const nn_wino_run *run, int64_t halo, tile_rows *out)
+/* From a tile of the run on; tiles are so many pixels larger than their outputs. */
+static void find_rows(const float *plane, const nn_wino_run *run, int64_t tile, int64_t halo,
+                      tile_rows *out)
 {
     const int64_t line = run->w * NN_CPU_BLOCK;
-    const float *at = plane + run->row * line + run->col * NN_CPU_BLOCK;
+    const float *at = plane + run->row * line + (run->col + tile * run->cols) * NN_CPU_BLOCK;
 
+    out->is_lost = 0;
     out->n_rows = run->rows + halo;
     out->halo = halo;
     out->advance = run->cols;
@@ -57,7 +61,8 @@ static void mask_columns(tile_rows *rows, int64_t first, int64_t end)
         rows->keep[j] = j >= first && j < end ? -1 : 0;
         rows->offset[j] = (rows->keep[j] || first >= end ? j : first) * NN_CPU_BLOCK;
     }
-    for (int64_t i = 0; first >= end && i < IN; i++) {
+    rows->is_lost = first >= end;
+    for (int64_t i = 0; rows->is_lost && i < IN; i++) {
         rows->row[i] = zeros;
         rows->step[i] = 0;
     }
@@ -123,8 +128,9 @@ static void read_run(const float *plane, const nn_wino_run *run, const nn_wino_b
 {
     tile_rows rows;
 
-    find_rows(plane, run, halo, &rows);
+    rows.is_lost = 1;
     for (int64_t i = 0; i < run->n; i += rows.n) {
+        if (rows.is_lost) find_rows(plane, run, i, halo, &rows);
         cut_run(&rows, run, i);
         for (int64_t j = 0; j < blocks->n; j++) {
             if (j + 1 < blocks->n) fetch_next_block(&rows);
@@ -495,7 +501,7 @@ CVY_INLINE_ALWAYS void adjoint_pair(const tile_rows *rows, float point, float *o
         y0 += form.cols * NN_CPU_BLOCK;
         y1 += form.cols * NN_CPU_BLOCK;
         y2 += form.cols * NN_CPU_BLOCK;
-        y3 += form.cols * NN_CPU_BLOCK;
+        if (form.rows == OUT) y3 += form.cols * NN_CPU_BLOCK;
         out += NN_CPU_BLOCK;
     }
 }
