@@ -464,6 +464,8 @@ static cvy_status find_newest(const char *folder, step_list *damaged, char out[P
         n = steps.n;
         is_gone = 0;
         status = try_steps(folder, &steps, damaged, out, out_state, &is_gone);
+        /* A folder whose entries are all replaced while it is read may look empty. */
+        if (n == 0) is_gone = 1;
         close_list(&steps);
     }
     if (status != CVY_OK || out[0] != 0 || n == 0) return status;
